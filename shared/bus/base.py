@@ -1,0 +1,110 @@
+"""The bus as services see it. No service can tell which implementation it has.
+
+Two kinds of traffic (ARCHITECTURE.md, "Durable requests, soft speculation"):
+- topics are durable: consumer groups, acknowledged after the effect, redelivered when their
+  consumer's lease runs out, put aside as dead letters after too many deliveries;
+- inboxes are soft: one per process, addressed directly, bounded; a message to an inbox that
+  nobody keeps is dropped.
+And one small shared state: the registry of live instances, and boards of weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shared.topics import Topic
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One live process part, as the registry shows it. `inbox` is where it reads."""
+
+    instance_id: str
+    role: str
+    name: str
+    inbox: str
+    attributes: Mapping[str, str]
+
+
+class Delivery(ABC, Generic[M]):
+    """One message in the hands of one consumer, whose lease the bus renews while it is held."""
+
+    message: M
+    num_deliveries: int
+    lost: asyncio.Event
+    """Set once the lease ran out and another consumer may hold the message."""
+
+    @abstractmethod
+    async def ack(self) -> None:
+        """The effect is published: forget the message. Idempotent."""
+
+    @abstractmethod
+    async def hand_back(self) -> None:
+        """Let another consumer have it at once; not counted as a failed delivery."""
+
+    @abstractmethod
+    async def dead_letter(self, reason: str) -> None:
+        """Put the message aside under the topic's dead letters, then forget it."""
+
+
+class Subscription(ABC, Generic[M]):
+    """A consumer's place in a group. `next` hands out one message at a time, own reclaimed ones
+    and those of dead consumers included; nothing is fetched ahead of the caller's demand."""
+
+    @abstractmethod
+    async def next(self) -> Delivery[M]:
+        """Waits for a message. Survives a restart of the bus; malformed ones are dead-lettered."""
+
+
+class Bus(ABC):
+    """All operations raise BusError when the bus stays out of reach for `retry_s`."""
+
+    @abstractmethod
+    async def publish(self, topic: Topic[M], message: M) -> None:
+        """Appends to a topic. When it returns, the message will be delivered at least once."""
+
+    @abstractmethod
+    def subscribe(
+        self, topic: Topic[M], group: str
+    ) -> AbstractAsyncContextManager[Subscription[M]]:
+        """Joins `group` from the topic's beginning. On leaving, unacknowledged messages stay
+        pending until their lease runs out, as after a crash; hand them back to avoid that."""
+
+    @abstractmethod
+    async def lag(self, topic: Topic[M], group: str) -> int:
+        """Messages that the group has not been handed yet."""
+
+    @abstractmethod
+    async def send(self, inboxes: Iterable[str], message: object) -> None:
+        """Puts one message into each of the inboxes that exist; encoded once."""
+
+    @abstractmethod
+    def receive(self, inbox: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
+        """Creates the inbox and yields its messages in order; removes it on leaving. Malformed
+        messages are counted and dropped."""
+
+    @abstractmethod
+    async def announce(self, instances: Iterable[Instance], lease_s: float) -> list[Instance]:
+        """Registers or renews the instances and returns all live ones, ordered by id."""
+
+    @abstractmethod
+    async def withdraw(self, instance_ids: Iterable[str]) -> None:
+        """Removes instances before their lease ends."""
+
+    @abstractmethod
+    async def scale(
+        self, board: str, factors: Mapping[str, float], low: float, high: float
+    ) -> dict[str, float]:
+        """Multiplies the board's values (1.0 where absent) by the factors, clamps them into
+        [low, high], and returns the whole board. Atomic among all callers."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Releases connections. Subscriptions and receivers must be left before."""

@@ -1,0 +1,86 @@
+"""Settings from the environment, one flat class per service, every mistake a sentence.
+
+An unknown variable with a class's prefix is refused: a typo must not be a silent default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import ConfigError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseSettings):
+    """Base of the flat config classes; a subclass sets `env_prefix` and its fields."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    def effective(self) -> dict[str, object]:
+        """Variable name to value, secrets redacted; what `--print-config` shows."""
+        prefix = self.model_config["env_prefix"]
+        return {
+            prefix + name.upper(): _redact(getattr(self, name)) for name in type(self).model_fields
+        }
+
+
+class BusConfig(Settings):
+    """Where the bus is and how patient it is."""
+
+    model_config = SettingsConfigDict(env_prefix="BUS_", frozen=True, extra="forbid")
+
+    url: str = Field("memory://", pattern=r"^(memory|redis|rediss|unix)://")
+    key_prefix: str = Field("quorum", pattern=r"^[A-Za-z0-9_.-]+$")
+    lease_s: float = Field(3.0, gt=0, description="a silent instance is gone after this long")
+    delivery_lease_s: float = Field(5.0, gt=0, description="a dead consumer's messages go back")
+    max_deliveries: int = Field(5, ge=1)
+    retry_s: float = Field(30.0, ge=0, description="how long an operation retries an absent bus")
+    max_topic_messages: int = Field(100_000, ge=1)
+    max_inbox_messages: int = Field(10_000, ge=1)
+    max_dead_letters: int = Field(10_000, ge=1)
+
+
+class ProcessConfig(Settings):
+    """What every process has, whatever runs in it."""
+
+    model_config = SettingsConfigDict(env_prefix="QUORUM_", frozen=True, extra="forbid")
+
+    log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
+    log_format: str = Field("text", pattern=r"^(text|json)$")
+    monitor_host: str = "127.0.0.1"
+    monitor_port: int = Field(0, ge=0, le=65535, description="0: no metrics and health endpoint")
+    drain_timeout_s: float = Field(30.0, ge=0)
+
+
+def load(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
+    """Reads `cls` from the environment. Raises ConfigError naming the variable at fault."""
+    environ = os.environ if environ is None else environ
+    prefix = cls.model_config["env_prefix"]
+    known = {prefix + name.upper(): name for name in cls.model_fields}
+    unknown = sorted(key for key in environ if key.startswith(prefix) and key not in known)
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)} is not a setting; {prefix}* knows {', '.join(sorted(known))}"
+        )
+    values = {name: environ[key] for key, name in known.items() if key in environ}
+    try:
+        return cls.model_validate_strings(values) if values else cls.model_validate({})
+    except ValidationError as error:
+        problems = [
+            f"{prefix}{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()
+        ]
+        raise ConfigError("; ".join(problems)) from error
+
+
+def _redact(value: object) -> object:
+    if isinstance(value, str) and "://" in value and "@" in value:
+        parts = urlsplit(value)
+        return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    return str(value)

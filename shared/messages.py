@@ -1,0 +1,215 @@
+"""Every message that crosses a process boundary, and nothing else: the wire is the architecture.
+
+Frozen, slotted dataclasses of plain values; the codec derives the wire schema from the
+annotations. Token ids only: text exists in the gateway alone. Durations are seconds measured in
+one process; `deadline` is a wall-clock time (seconds since the epoch), since it crosses processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the target draws a token. `temperature` 0 is greedy and needs no seed."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int = 0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """gateway -> verifier group. Durable: acknowledged after its terminal message."""
+
+    request_id: str
+    reply_to: str
+    prompt: list[int]
+    max_tokens: int
+    sampling: Sampling
+    stop_tokens: list[int]
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """verifier -> gateway, one a round. `offset` counts generated tokens, so that a taken-over
+    request may repeat what the gateway already has."""
+
+    request_id: str
+    sender: str
+    offset: int
+    tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterReport:
+    """What one draft model did for one request."""
+
+    drafter: str
+    num_proposals: int
+    num_proposed_tokens: int
+    num_agreed_tokens: int
+    num_votes_won: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationReport:
+    """One request's speculation: `per_round` holds (draft tokens, accepted) of each target pass."""
+
+    per_round: list[tuple[int, int]]
+    num_timeouts: int
+    drafters: list[DrafterReport]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Terminal: all `num_tokens` tokens were sent. `reason` is `stop` or `length`."""
+
+    request_id: str
+    num_tokens: int
+    reason: str
+    speculation: SpeculationReport
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Terminal: `code` is stable (shared/errors.py), `param` names the field at fault, if any."""
+
+    request_id: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """Terminal: ended because the gateway asked for it, or because nobody waits any more."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """gateway -> inbox of each verifier: stop this request wherever it is."""
+
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the draft of `round` fared. `duration_s` is the time of the target's forward pass."""
+
+    round: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    duration_s: float
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRequest:
+    """verifier -> inboxes of the chosen drafters and of the chosen voter, soft.
+
+    `tokens` are those of the request's context from index `start` on; `start + len(tokens)` is
+    the position to draft at. `start` is 0 for an instance that does not know the request.
+    """
+
+    request_id: str
+    round: int
+    target: str
+    start: int
+    tokens: list[int]
+    num_prompt_tokens: int
+    speculation_length: int
+    sampling: Sampling
+    timeout_s: float
+    drafters: list[str]
+    voter: str
+    reply_to: str
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """drafter -> voter, soft. `is_synced` is false where the drafter lacks the request's context;
+    it then has no tokens and the verifier sends the whole context next."""
+
+    request_id: str
+    round: int
+    drafter: str
+    tokens: list[int]
+    is_synced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One drafter's part in a draft: what it proposed and the weight it had."""
+
+    drafter: str
+    tokens: list[int]
+    weight: float
+    is_synced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """voter -> verifier, soft: the winning path, who voted, and the next speculation length."""
+
+    request_id: str
+    round: int
+    tokens: list[int]
+    speculation_length: int
+    votes: list[Vote]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """verifier -> drafters and voter, soft: the request ended, its state may go. `tokens` and
+    `outcome` are those of the last round."""
+
+    request_id: str
+    start: int
+    tokens: list[int]
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendRequest:
+    """gateway -> recommender group. `context` holds the model's context fields by name, each a
+    list of values; `candidates` are scored, or the top `k` of the catalogue is returned."""
+
+    request_id: str
+    reply_to: str
+    context: dict[str, list[str]]
+    candidates: list[str] | None
+    k: int
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Terminal answer of the recommender, best first. `num_unknown` counts context values that
+    the model has no row for."""
+
+    request_id: str
+    items: list[str]
+    scores: list[float]
+    num_unknown: int
+    version: str
+
+
+SpeculationMessage = DraftRequest | Proposal | Draft | Release
+Reply = Tokens | Finished | Failed | Cancelled | Scores
+MESSAGES: tuple[type, ...] = (
+    GenerateRequest, Tokens, Finished, Failed, Cancelled, Cancel,
+    DraftRequest, Proposal, Draft, Release, RecommendRequest, Scores,
+)  # fmt: skip

@@ -1,0 +1,78 @@
+"""Metrics and health of a process over HTTP, for Prometheus and container health checks.
+
+`/health/live` answers while the loop turns; `/health/ready` only when every service is ready and
+none is draining; `/metrics` in the Prometheus text format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+
+from shared.config import ProcessConfig
+from shared.service import Service
+
+
+def render_metrics() -> web.Response:
+    """All metrics of this process."""
+    return web.Response(
+        body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )
+
+
+def render_readiness(services: Sequence[Service]) -> web.Response:
+    """200 and the state of each service, or 503 naming those that are not ready."""
+    states = {s.instance_id: _state(s) for s in services}
+    is_ready = all(state == "ready" for state in states.values())
+    return web.json_response(
+        {"ready": is_ready, "services": states}, status=200 if is_ready else 503
+    )
+
+
+def _state(service: Service) -> str:
+    if service.draining.is_set():
+        return "draining"
+    return "ready" if service.ready.is_set() else "starting"
+
+
+class Monitor:
+    """Serves the endpoint while entered; nothing when the port is 0."""
+
+    def __init__(self, config: ProcessConfig, services: Sequence[Service]) -> None:
+        self._config = config
+        self._services = services
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> None:
+        if not self._config.monitor_port:
+            return
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/health/live", self._live)
+        app.router.add_get("/health/ready", self._ready)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        await web.TCPSite(
+            self._runner, self._config.monitor_host, self._config.monitor_port
+        ).start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return render_metrics()
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        return render_readiness(self._services)

@@ -1,0 +1,77 @@
+"""The live instances, as this process sees them, and the choice among them.
+
+Renews the leases of its own instances every third of a lease and keeps the answer, so that a look
+at the live instances costs no bus operation. While the bus is away, the last view stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Sequence
+
+from shared.bus.base import Bus, Instance
+from shared.errors import BusError
+
+logger = logging.getLogger(__name__)
+
+
+def rendezvous(key: str, instances: Sequence[Instance]) -> Instance:
+    """Highest-random-weight choice: when the set changes, only the keys of changed instances
+    move. `instances` must not be empty."""
+    return max(instances, key=lambda i: (_score(key, i.instance_id), i.instance_id))
+
+
+def _score(key: str, instance_id: str) -> bytes:
+    return hashlib.blake2b(f"{key}\0{instance_id}".encode(), digest_size=8).digest()
+
+
+class Registry:
+    """Announces this process's instances and knows all live ones."""
+
+    def __init__(self, bus: Bus, lease_s: float) -> None:
+        self._bus = bus
+        self._lease_s = lease_s
+        self._own: dict[str, Instance] = {}
+        self._live: list[Instance] = []
+        self._changed = asyncio.Event()
+
+    async def announce(self, instance: Instance) -> None:
+        """Adds an own instance; it is visible to others when this returns."""
+        self._own[instance.instance_id] = instance
+        await self._renew()
+
+    async def withdraw(self, instance_id: str) -> None:
+        """Removes an own instance at once, as a drain does first of all."""
+        if self._own.pop(instance_id, None) is not None:
+            await self._bus.withdraw([instance_id])
+            await self._renew()
+
+    async def run(self) -> None:
+        """Renews for ever; an absent bus is logged and tried again."""
+        while True:
+            try:
+                await self._renew()
+            except BusError as error:
+                logger.warning("registry not renewed: %s", error)
+            await asyncio.sleep(self._lease_s / 3)
+
+    def live(self, role: str, name: str | None = None) -> list[Instance]:
+        """Live instances of a role (and name), ordered by id."""
+        return [i for i in self._live if i.role == role and name in (None, i.name)]
+
+    def find(self, instance_id: str) -> Instance | None:
+        """The live instance of that id."""
+        return next((i for i in self._live if i.instance_id == instance_id), None)
+
+    async def changed(self) -> None:
+        """Waits for the next change of the set of live instances."""
+        await self._changed.wait()
+
+    async def _renew(self) -> None:
+        live = await self._bus.announce(list(self._own.values()), self._lease_s)
+        if live != self._live:
+            self._live = live
+            self._changed.set()
+            self._changed = asyncio.Event()

@@ -1,0 +1,177 @@
+"""The face that every service has: run until drained, announce itself, consume and answer.
+
+A service knows its config, its bus and its work. It does not know how it was started, the
+environment, or signals; that is the runner's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+from shared.bus.base import Bus, Delivery, Instance
+from shared.config import BusConfig
+from shared.errors import BusError, InvalidRequestError, QuorumError
+from shared.log import request_scope
+from shared.messages import Cancelled, Failed, Finished, Scores
+from shared.registry import Registry
+from shared.topics import Topic
+
+logger = logging.getLogger(__name__)
+
+Terminal = Finished | Failed | Cancelled | Scores
+
+
+class Request(Protocol):
+    """What a durable request must carry to be answered."""
+
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def reply_to(self) -> str: ...
+    @property
+    def deadline(self) -> float: ...
+
+
+R = TypeVar("R", bound=Request)
+T = TypeVar("T")
+
+
+class Service(ABC):
+    """Construction connects nothing; `run` does. `role` groups instances, `name` tells which model
+    or part they hold."""
+
+    def __init__(self, role: str, name: str, bus: Bus, bus_config: BusConfig) -> None:
+        self.role = role
+        self.name = name
+        self.bus = bus
+        self.bus_config = bus_config
+        self.instance_id = f"{role}.{name}.{uuid.uuid4().hex[:12]}"
+        self.registry = Registry(bus, bus_config.lease_s)
+        self.ready = asyncio.Event()
+        self.draining = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until `drain` was called and all taken work is done, or until cancelled."""
+        await self.load()
+        renewal = asyncio.create_task(self.registry.run())
+        try:
+            await self.serve()
+        finally:
+            renewal.cancel()
+            await self._leave()
+
+    async def load(self) -> None:  # noqa: B027 - most services have nothing to load
+        """Reads models and the like, before the instance is visible to others."""
+
+    @abstractmethod
+    async def serve(self) -> None:
+        """Announces, sets `ready`, works until `draining` is set, finishes what it has."""
+
+    def drain(self) -> None:
+        """Asks for no new work; `run` returns when the work at hand is done."""
+        self.draining.set()
+
+    async def announce(self, attributes: Mapping[str, str]) -> None:
+        """Becomes visible in the registry, reading the inbox of its own id."""
+        await self.registry.announce(
+            Instance(self.instance_id, self.role, self.name, self.instance_id, dict(attributes))
+        )
+        self.ready.set()
+
+    async def read_inbox(self, handle: Callable[[object], Awaitable[None]]) -> None:
+        """Hands each inbox message to `handle`, one after the other, until cancelled."""
+        async with self.bus.receive(self.instance_id) as messages:
+            async for message in messages:
+                await handle(message)
+
+    async def consume(
+        self,
+        topic: Topic[R],
+        group: str,
+        handle: Callable[[R], Awaitable[Terminal]],
+        max_in_flight: int,
+    ) -> None:
+        """Takes requests while fewer than `max_in_flight` are in work; sends each one's terminal
+        message and acknowledges after it. Returns when draining and nothing is in work."""
+        room = asyncio.Semaphore(max_in_flight)
+        async with self.bus.subscribe(topic, group) as inbound, asyncio.TaskGroup() as work:
+            while True:
+                if not await self._unless_draining(room.acquire()):
+                    break
+                delivery = await self._unless_draining(inbound.next())
+                if delivery is None:
+                    break
+                task = work.create_task(self._answer(delivery, handle))
+                task.add_done_callback(lambda _: room.release())
+
+    async def _answer(
+        self, delivery: Delivery[R], handle: Callable[[R], Awaitable[Terminal]]
+    ) -> None:
+        """One request from delivery to acknowledgement."""
+        request = delivery.message
+        with request_scope(request.request_id):
+            try:
+                reply = await self._terminal(delivery, handle)
+                if reply is None:
+                    logger.warning("lease lost, another consumer has the request")
+                    return
+                await self.bus.send([request.reply_to], reply)
+                await delivery.ack()
+            except BusError as error:
+                logger.error("unanswered, to be delivered again: %s", error)
+            except asyncio.CancelledError:
+                await delivery.hand_back()
+                raise
+
+    async def _terminal(
+        self, delivery: Delivery[R], handle: Callable[[R], Awaitable[Terminal]]
+    ) -> Terminal | None:
+        request = delivery.message
+        if delivery.num_deliveries > self.bus_config.max_deliveries:
+            reason = f"given up after {delivery.num_deliveries - 1} deliveries"
+            await delivery.dead_letter(reason)
+            return Failed(request.request_id, "undeliverable", reason)
+        if request.deadline < time.time():
+            return Failed(request.request_id, "deadline_exceeded", "expired before it was served")
+        work = asyncio.ensure_future(handle(request))
+        lost = asyncio.ensure_future(delivery.lost.wait())
+        try:
+            await asyncio.wait([work, lost], return_when=asyncio.FIRST_COMPLETED)
+            return await work if work.done() else None
+        except BusError:
+            raise
+        except InvalidRequestError as error:
+            return Failed(request.request_id, error.code, str(error), error.param)
+        except QuorumError as error:
+            return Failed(request.request_id, error.code, str(error))
+        except Exception:
+            logger.exception("request failed by a fault of ours")
+            return Failed(request.request_id, "internal_error", "an internal error; see the logs")
+        finally:
+            lost.cancel()
+            work.cancel()
+            await asyncio.wait([work, lost])
+
+    async def _unless_draining(self, operation: Awaitable[T]) -> T | None:
+        """The operation's result, or None as soon as a drain begins."""
+        wanted = asyncio.ensure_future(operation)
+        stop = asyncio.ensure_future(self.draining.wait())
+        try:
+            await asyncio.wait([wanted, stop], return_when=asyncio.FIRST_COMPLETED)
+            return wanted.result() if wanted.done() else None
+        finally:
+            stop.cancel()
+            wanted.cancel()
+            await asyncio.wait([wanted, stop])
+
+    async def _leave(self) -> None:
+        try:
+            await self.registry.withdraw(self.instance_id)
+        except BusError as error:
+            logger.warning("not withdrawn, the lease will end: %s", error)

@@ -1,0 +1,28 @@
+"""The durable topics: name, message type, who reads. Inboxes are addressed by instance instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from shared.messages import GenerateRequest, RecommendRequest
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True, slots=True)
+class Topic(Generic[M]):
+    """A named log of messages of one type, read by consumer groups."""
+
+    name: str
+    type: type[M]
+
+
+def generate_requests(model: str) -> Topic[GenerateRequest]:
+    """Written by gateways, read by the group of verifiers that hold this target model."""
+    return Topic(f"generate.requests.{model}", GenerateRequest)
+
+
+def recommend_requests(model: str) -> Topic[RecommendRequest]:
+    """Written by gateways, read by the group of recommenders that hold this model."""
+    return Topic(f"recommend.requests.{model}", RecommendRequest)
