@@ -11,7 +11,8 @@ import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 from shared.bus.base import Bus, Delivery, Instance
@@ -175,3 +176,17 @@ class Service(ABC):
             await self.registry.withdraw(self.instance_id)
         except BusError as error:
             logger.warning("not withdrawn, the lease will end: %s", error)
+
+
+@asynccontextmanager
+async def background(*coroutines: Coroutine[object, object, None]) -> AsyncIterator[None]:
+    """Runs the coroutines beside the body and cancels them after it; the first of them to fail
+    cancels the body and is raised in its place."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+            yield
+            for task in tasks:
+                task.cancel()
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures

@@ -1,0 +1,24 @@
+"""Settings of the drafters of one process, from DRAFTER_* variables."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from shared.config import Settings
+
+
+class DrafterConfig(Settings):
+    """Which draft models this process holds, each an instance of its own in the registry."""
+
+    model_config = SettingsConfigDict(env_prefix="DRAFTER_", frozen=True, extra="forbid")
+
+    models: str = Field(
+        "models/quorum-draft-small,models/quorum-draft-wide,ngram,suffix",
+        min_length=1,
+        description="comma-separated: folders written by the export, `ngram`, `suffix`",
+    )
+    max_requests: int = Field(32, ge=1, description="requests whose state a draft model keeps")
+    num_threads: int = Field(1, ge=1, description="of a neural draft model's forward pass")
+    prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
+    suffix_tokens: int = Field(1_000_000, ge=1000, description="outputs that `suffix` remembers")

@@ -1,0 +1,57 @@
+"""What a draft model is to the service: it follows requests and proposes what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.messages import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """One request that wants a proposal of `speculation_length` tokens."""
+
+    request_id: str
+    speculation_length: int
+    sampling: Sampling
+
+
+class DraftModel(Protocol):
+    """Keeps the state of a bounded number of requests; the least recently used one goes first.
+    Calls block and come from one thread."""
+
+    def extend(
+        self, request_id: str, start: int, tokens: Sequence[int], num_prompt_tokens: int
+    ) -> bool:
+        """Takes in the context from `start` on (0: all of it). False if that does not join what
+        is known of the request; the caller then needs the whole context."""
+
+    def propose(self, wants: Sequence[Want]) -> list[list[int]]:
+        """A proposal for each known request, at most as long as wanted, possibly empty."""
+
+    def release(self, request_id: str) -> None:
+        """Forgets a request, known or not."""
+
+
+class LookupModel(Protocol):
+    """A draft model that looks up instead of computing: one request at a time, no sampling."""
+
+    def extend(
+        self, request_id: str, start: int, tokens: Sequence[int], num_prompt_tokens: int
+    ) -> bool: ...
+    def propose(self, request_id: str, speculation_length: int) -> list[int]: ...
+    def release(self, request_id: str) -> None: ...
+
+
+class Lookup:
+    """A LookupModel as a DraftModel."""
+
+    def __init__(self, model: LookupModel) -> None:
+        self.extend = model.extend
+        self.release = model.release
+        self._propose = model.propose
+
+    def propose(self, wants: Sequence[Want]) -> list[list[int]]:
+        return [self._propose(want.request_id, want.speculation_length) for want in wants]

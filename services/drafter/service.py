@@ -1,0 +1,137 @@
+"""A drafter: one draft model, proposals for whatever requests ask for them at the moment.
+
+All requests that wait are drafted in one batch; a request that asked again meanwhile is drafted
+once, for its newest round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from services.drafter import metrics
+from services.drafter.config import DrafterConfig
+from services.drafter.model import DraftModel, Lookup, Want
+from services.drafter.neural import NeuralModel
+from services.drafter.ngram import NgramModel
+from services.drafter.suffix import SuffixModel
+from shared.bus.base import Bus
+from shared.config import BusConfig
+from shared.errors import ConfigError, ModelError
+from shared.lm.decoder import load_decoder
+from shared.messages import DraftRequest, Proposal, Release
+from shared.runner import Part
+from shared.service import Service, background
+
+logger = logging.getLogger(__name__)
+
+
+class DrafterService(Service):
+    """Serves one draft model. `load_model` runs when the service starts."""
+
+    def __init__(
+        self, name: str, load_model: Callable[[], DraftModel], bus: Bus, bus_config: BusConfig
+    ) -> None:
+        super().__init__("drafter", name, bus, bus_config)
+        self._load_model = load_model
+        self._model: DraftModel
+        self._inbound: list[DraftRequest | Release] = []
+        self._wanted = asyncio.Event()
+
+    async def load(self) -> None:
+        self._model = await asyncio.to_thread(self._load_model)
+
+    async def serve(self) -> None:
+        """Works until drained; proposals are soft, so there is nothing to finish."""
+        async with background(self._draft(), self.read_inbox(self._receive)):
+            await self.announce({})
+            await self.draining.wait()
+
+    async def _receive(self, message: object) -> None:
+        if isinstance(message, DraftRequest | Release):
+            self._inbound.append(message)
+            self._wanted.set()
+        else:
+            logger.warning("unexpected %s in the inbox", type(message).__name__)
+
+    async def _draft(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            batch, self._inbound = self._inbound, []
+            started = time.perf_counter()
+            try:
+                proposals = await asyncio.to_thread(self._work, batch)
+            except ModelError as error:
+                logger.error("no proposals for %d messages: %s", len(batch), error)
+                continue
+            metrics.DRAFT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
+            for request, proposal in proposals:
+                await self.bus.send([request.voter], proposal)
+
+    def _work(self, batch: list[DraftRequest | Release]) -> list[tuple[DraftRequest, Proposal]]:
+        """Takes in all contexts, in order, then drafts for the newest round of each request."""
+        newest: dict[str, tuple[DraftRequest, bool]] = {}
+        for message in batch:
+            if isinstance(message, Release):
+                self._model.extend(message.request_id, message.start, message.tokens, 0)
+                self._model.release(message.request_id)
+                newest.pop(message.request_id, None)
+            else:
+                is_synced = self._model.extend(
+                    message.request_id, message.start, message.tokens, message.num_prompt_tokens
+                )
+                newest[message.request_id] = (message, is_synced)
+        synced = [request for request, is_synced in newest.values() if is_synced]
+        proposed = self._model.propose(
+            [Want(r.request_id, r.speculation_length, r.sampling) for r in synced]
+        )
+        tokens = {r.request_id: t for r, t in zip(synced, proposed, strict=True)}
+        metrics.PROPOSED_TOKENS.labels(self.name).inc(sum(map(len, proposed)))
+        metrics.UNSYNCED.labels(self.name).inc(len(newest) - len(synced))
+        return [
+            (
+                request,
+                Proposal(
+                    request.request_id,
+                    request.round,
+                    self.name,
+                    tokens.get(request.request_id, []),
+                    is_synced,
+                ),
+            )
+            for request, is_synced in newest.values()
+        ]
+
+
+def build(config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:
+    """One service for each draft model named."""
+    names = [name.strip() for name in config.models.split(",")]
+    return [_build_one(name, config, bus, bus_config) for name in names]
+
+
+def _build_one(name: str, config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> Service:
+    def load_neural() -> DraftModel:
+        decoder = load_decoder(
+            Path(name), max_slots=config.max_requests, num_threads=config.num_threads
+        )
+        return NeuralModel(decoder, config.prefill_tokens)
+
+    loaders: dict[str, Callable[[], DraftModel]] = {
+        "ngram": lambda: Lookup(NgramModel(max_requests=config.max_requests)),
+        "suffix": lambda: Lookup(
+            SuffixModel(max_requests=config.max_requests, max_tokens=config.suffix_tokens)
+        ),
+    }
+    if name not in loaders and not Path(name).is_dir():
+        raise ConfigError(
+            f"DRAFTER_MODELS names {name!r}, which is neither a folder nor one of "
+            f"{', '.join(loaders)}"
+        )
+    return DrafterService(Path(name).name, loaders.get(name, load_neural), bus, bus_config)
+
+
+PART = Part("drafter", DrafterConfig, build)

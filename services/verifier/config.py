@@ -1,0 +1,26 @@
+"""Settings of the verifier, from VERIFIER_* variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from shared.config import Settings
+
+
+class VerifierConfig(Settings):
+    """The target model, how much it takes on, and how long it waits for drafts."""
+
+    model_config = SettingsConfigDict(env_prefix="VERIFIER_", frozen=True, extra="forbid")
+
+    model: Path = Field(Path("models/quorum-7m"), description="folder written by the export")
+    max_batch: int = Field(16, ge=1, le=256, description="requests in work at a time")
+    num_threads: int = Field(0, ge=0, description="of the forward pass; 0: one per core")
+    prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
+    speculation_length: int = Field(4, ge=0, le=64, description="of a request's first round")
+    max_speculation_length: int = Field(12, ge=0, le=64, description="0: plain decoding only")
+    draft_timeout_s: float = Field(0.2, gt=0, description="a later draft is not waited for")
+    orphan_s: float = Field(10.0, gt=0, description="requests of a gateway gone so long end")
+    self_test: bool = Field(True, description="check bit-for-bit rows at start")

@@ -1,0 +1,21 @@
+"""What the verifier counts. Names follow vLLM's where vLLM has one."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_PASS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+REQUESTS_RUNNING = Gauge("num_requests_running", "Requests that hold a cache slot")
+FORWARD_PASS_SECONDS = Histogram(
+    "forward_pass_seconds", "Duration of a target pass", ["kind"], buckets=_PASS_BUCKETS
+)
+FORWARD_PASS_ROWS = Histogram(
+    "forward_pass_rows", "Requests in a target pass", ["kind"], buckets=(1, 2, 4, 8, 16, 32, 64)
+)
+DRAFT_WAIT_SECONDS = Histogram(
+    "draft_wait_seconds", "From asking for a draft to having it", buckets=_PASS_BUCKETS
+)
+DRAFT_TIMEOUTS = Counter("draft_timeouts", "Rounds whose draft did not come in time")
+LATE_DRAFTS = Counter("late_drafts", "Drafts that came after their round")
+SELF_TEST_UNEQUAL = Gauge("self_test_unequal_rows", "Rows not bit-for-bit equal at start")

@@ -1,0 +1,202 @@
+"""The verifier: owns each generation from the queue to its terminal message.
+
+`generate` is the decode loop, one straight coroutine per request. Knows token ids only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from services.verifier import metrics
+from services.verifier.config import VerifierConfig
+from services.verifier.engine import Engine
+from services.verifier.session import Session
+from services.verifier.speculation import Speculation
+from shared.bus.base import Bus
+from shared.config import BusConfig
+from shared.errors import InvalidRequestError
+from shared.lm.decoder import Decoder, load_decoder
+from shared.lm.self_test import check_rows
+from shared.messages import Cancel, Cancelled, Draft, Failed, Finished, GenerateRequest, Tokens
+from shared.runner import Part
+from shared.service import Service, background
+from shared.topics import generate_requests
+
+logger = logging.getLogger(__name__)
+
+_MAX_REMEMBERED_CANCELS = 10_000
+
+
+class VerifierService(Service):
+    """Serves one target model."""
+
+    def __init__(self, config: VerifierConfig, bus: Bus, bus_config: BusConfig) -> None:
+        super().__init__("verifier", config.model.name, bus, bus_config)
+        self._config = config
+        self._sessions: dict[str, Session] = {}
+        self._cancelled: OrderedDict[str, None] = OrderedDict()
+        self._decoder: Decoder
+        self._engine: Engine
+        self._speculation = Speculation(
+            bus,
+            self.registry,
+            self.instance_id,
+            self.name,
+            config.max_speculation_length,
+            config.draft_timeout_s,
+        )
+
+    async def load(self) -> None:
+        """Loads the target model and tests it on this machine."""
+        config = self._config
+        self._decoder = await asyncio.to_thread(
+            load_decoder,
+            config.model,
+            max_slots=config.max_batch,
+            num_threads=config.num_threads or os.cpu_count() or 1,
+        )
+        if config.self_test:
+            await asyncio.to_thread(self._test_rows)
+        self._engine = Engine(self._decoder, config.prefill_tokens)
+
+    async def serve(self) -> None:
+        """Works until drained."""
+        manifest = self._decoder.manifest
+        try:
+            async with background(
+                self._engine.run(), self.read_inbox(self._receive), self._end_orphans()
+            ):
+                await self.announce(
+                    {
+                        "max_context": str(manifest.max_context),
+                        "vocab_size": str(manifest.vocab_size),
+                    }
+                )
+                topic = generate_requests(self.name)
+                await self.consume(topic, "verifier", self.generate, self._config.max_batch)
+        finally:
+            self._engine.close()
+
+    async def generate(self, request: GenerateRequest) -> Finished | Cancelled | Failed:
+        """One request, from prompt to terminal message; each round sends its tokens on."""
+        self._check(request)
+        session = Session(request, self._config.speculation_length)
+        self._sessions[session.id] = session
+        started = time.perf_counter()
+        try:
+            with self._engine.seat(session):
+                await self._engine.prefill(session)
+                while session.reason is None:
+                    if request.request_id in self._cancelled:
+                        return Cancelled(request.request_id)
+                    if request.deadline < time.time():
+                        return _expired(session)
+                    draft = await self._speculation.draft(session)
+                    offset = session.num_output_tokens
+                    tokens, took = await self._engine.verify(session, draft.tokens)
+                    emitted = session.emit(tokens)
+                    session.settle(draft.tokens, draft.votes, emitted, took)
+                    await self._send_tokens(request, offset, emitted)
+        finally:
+            del self._sessions[session.id]
+            await self._speculation.release(session)
+        _log_end(session, time.perf_counter() - started)
+        return Finished(
+            request.request_id, session.num_output_tokens, session.reason, session.report()
+        )
+
+    async def _send_tokens(
+        self, request: GenerateRequest, offset: int, emitted: Sequence[int]
+    ) -> None:
+        message = Tokens(request.request_id, self.instance_id, offset, list(emitted))
+        await self.bus.send([request.reply_to], message)
+
+    def _check(self, request: GenerateRequest) -> None:
+        manifest = self._decoder.manifest
+        if not request.prompt:
+            raise InvalidRequestError("the prompt is empty; at least one token is needed", "prompt")
+        if request.max_tokens < 1:
+            raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+        wanted = len(request.prompt) + request.max_tokens
+        if wanted > manifest.max_context:
+            raise InvalidRequestError(
+                f"prompt of {len(request.prompt)} and max_tokens of {request.max_tokens} exceed "
+                f"the context of {manifest.max_context} tokens",
+                "max_tokens",
+            )
+        named = [*request.prompt, *request.sampling.logit_bias]
+        if min(named) < 0 or max(named) >= manifest.vocab_size:
+            raise InvalidRequestError(
+                f"token ids must lie within 0 and {manifest.vocab_size - 1}", "prompt"
+            )
+
+    async def _receive(self, message: object) -> None:
+        match message:
+            case Draft():
+                self._speculation.deliver(message)
+            case Cancel():
+                # Remembered, since the request may still be on its way to this verifier.
+                self._cancelled[message.request_id] = None
+                while len(self._cancelled) > _MAX_REMEMBERED_CANCELS:
+                    self._cancelled.popitem(last=False)
+            case _:
+                logger.warning("unexpected %s in the inbox", type(message).__name__)
+
+    async def _end_orphans(self) -> None:
+        """Ends requests whose gateway has been gone for `orphan_s`: nobody can hear the answer."""
+        last_seen: dict[str, float] = {}
+        while True:
+            now = asyncio.get_running_loop().time()
+            gateways = {session.request.reply_to for session in self._sessions.values()}
+            for gateway in gateways:
+                if gateway not in last_seen or self.registry.find(gateway) is not None:
+                    last_seen[gateway] = now
+            last_seen = {gateway: last_seen[gateway] for gateway in gateways}
+            for session in self._sessions.values():
+                if now - last_seen[session.request.reply_to] > self._config.orphan_s:
+                    self._cancelled[session.request.request_id] = None
+            await asyncio.sleep(self.bus_config.lease_s / 3)
+
+    def _test_rows(self) -> None:
+        result = check_rows(self._decoder)
+        metrics.SELF_TEST_UNEQUAL.set(result.num_unequal)
+        if result.num_unequal:
+            logger.warning(
+                "rows are not bit-for-bit equal on this machine (%d of %d): texts may differ "
+                "between batch compositions",
+                result.num_unequal,
+                result.num_compared,
+            )
+
+
+def _expired(session: Session) -> Failed:
+    text = f"the deadline passed after {session.num_output_tokens} tokens"
+    return Failed(session.request.request_id, "deadline_exceeded", text)
+
+
+def _log_end(session: Session, duration_s: float) -> None:
+    num_drafted = sum(drafted for drafted, _ in session.per_round)
+    num_accepted = sum(accepted for _, accepted in session.per_round)
+    logger.info(
+        "%s: %d tokens in %d rounds, %.3f s, accepted %d of %d draft tokens, %d timeouts",
+        session.reason,
+        session.num_output_tokens,
+        session.round,
+        duration_s,
+        num_accepted,
+        num_drafted,
+        session.num_timeouts,
+    )
+
+
+def build(config: VerifierConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:
+    """One verifier."""
+    return [VerifierService(config, bus, bus_config)]
+
+
+PART = Part("verifier", VerifierConfig, build)

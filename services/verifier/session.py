@@ -1,0 +1,125 @@
+"""The verifier's state of one request: its tokens, its place in the cache, its speculation."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from shared.messages import DrafterReport, GenerateRequest, Outcome, SpeculationReport, Vote
+
+
+@dataclass(slots=True)
+class DrafterTally:
+    """Counts of one draft model over the rounds of a request."""
+
+    num_proposals: int = 0
+    num_proposed_tokens: int = 0
+    num_agreed_tokens: int = 0
+    num_votes_won: int = 0
+    weight: float = 1.0
+
+    def add(self, vote: Vote, draft: Sequence[int], emitted: Sequence[int]) -> None:
+        """Counts one vote, now that the target has emitted its tokens for the round."""
+        self.weight = vote.weight
+        if not vote.tokens:
+            return
+        self.num_proposals += 1
+        self.num_proposed_tokens += len(vote.tokens)
+        self.num_agreed_tokens += common_length(vote.tokens, emitted)
+        self.num_votes_won += bool(draft) and common_length(vote.tokens, draft) == len(draft)
+
+
+@dataclass(slots=True)
+class Session:
+    """One request in work. `tokens` holds prompt and output; the cache of `slot` holds the first
+    `num_cached` of them. `id` is new for each delivery, so that a request that runs twice after
+    a fault does not mix up its speculation."""
+
+    request: GenerateRequest
+    speculation_length: int
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tokens: list[int] = field(default_factory=list)
+    num_cached: int = 0
+    slot: int = 0
+    round: int = 0
+    reason: str | None = None
+    outcome: Outcome | None = None
+    num_sent: dict[str, int] = field(default_factory=dict)
+    per_round: list[tuple[int, int]] = field(default_factory=list)
+    num_timeouts: int = 0
+    tallies: dict[str, DrafterTally] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        return len(self.request.prompt)
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.tokens) - self.num_prompt_tokens
+
+    @property
+    def num_remaining_tokens(self) -> int:
+        return self.request.max_tokens - self.num_output_tokens
+
+    def emit(self, tokens: Sequence[int]) -> list[int]:
+        """Appends what the target emitted, up to a stop token or the length limit, and returns
+        what was appended. A stop token is emitted as the last one."""
+        emitted: list[int] = []
+        for token in tokens:
+            emitted.append(token)
+            if token in self.request.stop_tokens:
+                self.reason = "stop"
+                break
+            if len(emitted) == self.num_remaining_tokens:
+                self.reason = "length"
+                break
+        self.tokens += emitted
+        return emitted
+
+    def settle(
+        self, draft: Sequence[int], votes: Sequence[Vote], emitted: Sequence[int], took: Took
+    ) -> None:
+        """Closes a round: what was drafted, what came of it, what the pass took."""
+        num_accepted = common_length(draft, emitted)
+        self.per_round.append((len(draft), num_accepted))
+        self.outcome = Outcome(self.round, len(draft), num_accepted, took.duration_s, took.num_rows)
+        for vote in votes:
+            self.tallies.setdefault(vote.drafter, DrafterTally()).add(vote, draft, emitted)
+        self.round += 1
+
+    def report(self) -> SpeculationReport:
+        """What the terminal message says about the speculation."""
+        drafters = [
+            DrafterReport(
+                name,
+                tally.num_proposals,
+                tally.num_proposed_tokens,
+                tally.num_agreed_tokens,
+                tally.num_votes_won,
+                tally.weight,
+            )
+            for name, tally in sorted(self.tallies.items())
+        ]
+        return SpeculationReport(self.per_round, self.num_timeouts, drafters)
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """The cost of a forward pass: seconds, and requests that shared it."""
+
+    duration_s: float
+    num_rows: int
+
+
+def common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of the common prefix."""
+    length = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length

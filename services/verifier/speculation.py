@@ -1,0 +1,140 @@
+"""The verifier's side of speculation: asks drafters and a voter, awaits the draft of the round.
+
+Everything here is soft. A lost message, a dead instance or a late draft costs speed, never a
+token: the round then goes on without a draft.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from services.verifier import metrics
+from services.verifier.session import Session
+from shared.bus.base import Bus, Instance
+from shared.messages import Draft, DraftRequest, Release
+from shared.registry import Registry, rendezvous
+
+_VOTER_SHARE = 0.5
+"""Of the draft timeout, the part that the voter may wait for proposals."""
+
+
+class Speculation:
+    """Finds each round's draft. One object serves all requests of a verifier."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        registry: Registry,
+        inbox: str,
+        target: str,
+        max_speculation_length: int,
+        timeout_s: float,
+    ) -> None:
+        self._bus = bus
+        self._registry = registry
+        self._inbox = inbox
+        self._target = target
+        self._max_length = max_speculation_length
+        self._timeout_s = timeout_s
+        self._rounds: dict[str, tuple[Session, asyncio.Future[Draft]]] = {}
+
+    async def draft(self, session: Session) -> Draft:
+        """The draft of the session's round; an empty one if there is none to be had in time."""
+        nothing = Draft(session.id, session.round, [], session.speculation_length, [])
+        length = min(session.speculation_length, self._max_length, session.num_remaining_tokens - 1)
+        voters = self._registry.live("voter")
+        drafters = self._choose_drafters(session)
+        # A last token needs no draft; without drafters or a voter there is none to be had.
+        if not (voters and drafters and self._max_length and session.num_remaining_tokens > 1):
+            return nothing
+        voter = rendezvous(session.id, voters)
+        arrival: asyncio.Future[Draft] = asyncio.get_running_loop().create_future()
+        self._rounds[session.id] = (session, arrival)
+        await self._ask(session, voter, drafters if length else [], length)
+        if length == 0:
+            # Plain decoding: the voter's answer may raise the length later; nobody waits for it.
+            return nothing
+        asked = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                draft = await arrival
+        except TimeoutError:
+            metrics.DRAFT_TIMEOUTS.inc()
+            session.num_timeouts += 1
+            return nothing
+        metrics.DRAFT_WAIT_SECONDS.observe(time.perf_counter() - asked)
+        unsynced = {vote.drafter for vote in draft.votes if not vote.is_synced}
+        for drafter in drafters:
+            if drafter.name in unsynced:
+                session.num_sent.pop(drafter.inbox, None)
+        return _bounded(draft, length)
+
+    def deliver(self, draft: Draft) -> None:
+        """Takes a draft from the inbox; a late one still carries the next length."""
+        session, arrival = self._rounds.get(draft.request_id, (None, None))
+        if session is None or arrival is None:
+            metrics.LATE_DRAFTS.inc()
+            return
+        session.speculation_length = max(0, min(draft.speculation_length, self._max_length))
+        if draft.round != session.round or arrival.done():
+            metrics.LATE_DRAFTS.inc()
+            return
+        arrival.set_result(draft)
+
+    async def release(self, session: Session) -> None:
+        """Tells all who know the request that it is over, with its last tokens and outcome."""
+        self._rounds.pop(session.id, None)
+        for start, inboxes in _by_start(session, session.num_sent).items():
+            await self._bus.send(
+                inboxes, Release(session.id, start, session.tokens[start:], session.outcome)
+            )
+
+    def _choose_drafters(self, session: Session) -> list[Instance]:
+        by_name: dict[str, list[Instance]] = {}
+        for instance in self._registry.live("drafter"):
+            by_name.setdefault(instance.name, []).append(instance)
+        return [rendezvous(session.id, instances) for instances in by_name.values()]
+
+    async def _ask(
+        self, session: Session, voter: Instance, drafters: list[Instance], length: int
+    ) -> None:
+        """One message to all, or one for each point from which some lack the context."""
+        inboxes = [voter.inbox, *(drafter.inbox for drafter in drafters)]
+        for start, group in _by_start(session, inboxes).items():
+            request = DraftRequest(
+                request_id=session.id,
+                round=session.round,
+                target=self._target,
+                start=start,
+                tokens=session.tokens[start:],
+                num_prompt_tokens=session.num_prompt_tokens,
+                speculation_length=length,
+                sampling=session.request.sampling,
+                timeout_s=self._timeout_s * _VOTER_SHARE,
+                drafters=[drafter.name for drafter in drafters],
+                voter=voter.inbox,
+                reply_to=self._inbox,
+                outcome=session.outcome,
+            )
+            await self._bus.send(group, request)
+        for inbox in inboxes:
+            session.num_sent[inbox] = len(session.tokens)
+
+
+def _by_start(session: Session, inboxes: Sequence[str] | dict[str, int]) -> dict[int, list[str]]:
+    """Groups inboxes by the number of tokens that they know already."""
+    groups: dict[int, list[str]] = {}
+    for inbox in inboxes:
+        groups.setdefault(session.num_sent.get(inbox, 0), []).append(inbox)
+    return groups
+
+
+def _bounded(draft: Draft, length: int) -> Draft:
+    """A draft no longer than was asked for; a voter's fault must not break the length limit."""
+    if len(draft.tokens) <= length:
+        return draft
+    return Draft(
+        draft.request_id, draft.round, draft.tokens[:length], draft.speculation_length, draft.votes
+    )
