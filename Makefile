@@ -1,0 +1,69 @@
+# Two commands on a fresh machine: `make serve` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PORT ?= 8080
+PY := $(VENV)/bin/python
+# The first of these that runs and is at least 3.11 (a pyenv shim may exist and not run).
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Installs the given extras with pinned versions, once per change of the pins.
+define install
+	@test -n "$(PYTHON)" || { echo "Quorum needs Python 3.11 or newer on PATH (or PYTHON=...)"; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "Quorum needs Python's venv module (Debian: apt install python3-venv)"; exit 1; }
+	@echo "Installing $(1) into $(VENV) ..."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[$(1)]"
+	@touch $@
+endef
+
+.PHONY: help serve setup test test-reference test-faults lint format types bench train clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
+
+$(VENV)/.serve: pyproject.toml constraints.txt
+	$(call install,serve)
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(call install,test)
+
+$(VENV)/.reference: pyproject.toml constraints.txt
+	$(call install,reference)
+
+serve: $(VENV)/.serve ## run everything in one process; PORT= changes the port
+	@GATEWAY_PORT=$${GATEWAY_PORT:-$(PORT)} exec $(PY) -m services
+
+setup: $(VENV)/.test ## install what tests and checks need
+
+lint: $(VENV)/.test ## format and lint, changing nothing
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+format: $(VENV)/.test ## format, and mend what the linter can
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+types: $(VENV)/.test ## mypy --strict
+	$(PY) -m mypy
+
+test: lint types ## all that needs no Docker
+	$(PY) -m pytest
+
+test-reference: $(VENV)/.reference ## against torch, transformers and the openai client
+	$(PY) -m pytest -m reference
+
+test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one
+	$(PY) -m pytest -m faults
+
+bench: $(VENV)/.serve ## tokens per second, with all drafters and with none
+	$(PY) -m benchmarks.generation
+
+train: ## train the shipped models again (CPU or GPU)
+	$(PYTHON) -m venv $(VENV)-train
+	$(VENV)-train/bin/python -m pip install --quiet -c constraints.txt ".[train]"
+	$(VENV)-train/bin/python -m models.train
+	$(VENV)-train/bin/python -m models.train_recommender
+
+clean: ## remove virtual environments and caches
+	rm -rf $(VENV) $(VENV)-train .mypy_cache .ruff_cache .pytest_cache .hypothesis

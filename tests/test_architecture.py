@@ -1,0 +1,120 @@
+"""The rules of ARCHITECTURE.md that a machine can check: who imports whom, how long files get."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("services/**/*.py"), *ROOT.glob("shared/**/*.py")])
+SERVICES = {"gateway", "drafter", "voter", "verifier", "recommender"}
+MAX_FILE_LINES = 330
+MAX_FUNCTION_LINES = 60
+
+# Third-party package -> the only places that may import it.
+CONFINED = {
+    "redis": ["shared/bus/"],
+    "aiohttp": ["services/gateway/", "shared/monitor.py"],
+    "msgpack": ["shared/codec.py"],
+    "onnxruntime": ["shared/lm/", "services/recommender/mlp.py", "services/verifier/export"],
+    "torch": ["services/verifier/export"],
+    "transformers": ["services/verifier/export"],
+    "onnx": ["services/verifier/", "services/recommender/"],
+    "tokenizers": ["services/gateway/"],
+    "jinja2": ["services/gateway/"],
+}
+# The science: no I/O, no clock, no bus, no global random state.
+PURE = [
+    "services/voter/vote.py",
+    "services/voter/weights.py",
+    "services/voter/length_controller.py",
+    "services/verifier/acceptance.py",
+    "services/drafter/ngram.py",
+    "services/drafter/suffix.py",
+    "shared/lm/sampling.py",
+]
+PURE_MAY_IMPORT = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "math",
+    "typing",
+    "numpy",
+    "itertools",
+}
+PURE_MAY_USE = {"shared.messages", "shared.errors", *(p[:-3].replace("/", ".") for p in PURE)}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_service_imports_shared_and_itself_only(path: Path) -> None:
+    parts = path.relative_to(ROOT).parts
+    own = parts[1] if parts[0] == "services" and len(parts) > 2 else None
+    if parts == ("services", "__main__.py"):
+        return
+    for module in imports(path):
+        if module.split(".")[0] == "services":
+            assert own is not None, f"shared imports {module}"
+            assert module.split(".")[1] == own, f"{own} imports {module}"
+        assert module.split(".")[0] not in ("models", "tests", "benchmarks")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_third_party_packages_stay_in_their_rooms(path: Path) -> None:
+    for module in imports(path):
+        rooms = CONFINED.get(module.split(".")[0])
+        assert rooms is None or any(name(path).startswith(room) for room in rooms), module
+
+
+@pytest.mark.parametrize("path", PURE)
+def test_pure_modules_stay_pure(path: str) -> None:
+    for module in imports(ROOT / path):
+        assert module.split(".")[0] in PURE_MAY_IMPORT or module in PURE_MAY_USE, module
+    assert "np.random" not in (ROOT / path).read_text()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_files_and_functions_can_be_read_in_one_go(path: Path) -> None:
+    source = path.read_text()
+    assert len(source.splitlines()) <= MAX_FILE_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    source = path.read_text()
+    assert not source.strip() or ast.get_docstring(ast.parse(source))
+
+
+def test_no_code_path_asks_which_bus_it_has() -> None:
+    for path in SOURCES:
+        if not name(path).startswith("shared/bus/"):
+            assert not re.search(r"MemoryBus|RedisBus|embedded", path.read_text()), path
+
+
+def test_nothing_unsafe_is_used() -> None:
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        called = {
+            node.func.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & {"eval", "exec"}, path
+        assert not {"pickle", "marshal", "shelve"} & set(imports(path)), path
