@@ -1,0 +1,89 @@
+"""Forward passes of a decoder over a ragged batch of requests, each with a slot of the KV cache.
+
+A rewind is a smaller `start`, nothing else. Calls block and come from one thread. The logits of a
+row are the same bits whatever shares its pass (shared/lm/self_test.py). Knows no bus, no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from shared.errors import ModelError
+from shared.lm.manifest import Manifest, load_manifest
+
+FloatArray = npt.NDArray[np.float32]
+GRAPH_FILE = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request's share of a forward pass."""
+
+    slot: int
+    start: int
+    """Tokens in the slot's cache that stay; the new ones come behind them."""
+    tokens: Sequence[int]
+    num_logits: int
+    """Logits wanted, of the last so many tokens; 0 in a prefill."""
+
+
+class Decoder(Protocol):
+    """A loaded model with `max_slots` places for requests."""
+
+    manifest: Manifest
+    max_slots: int
+
+    def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
+        """Logits [num_logits, V] of each row. At most one row a slot. Raises ModelError."""
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` cached tokens of a slot into another slot."""
+
+
+def load_decoder(folder: Path, *, max_slots: int, num_threads: int) -> Decoder:
+    """Verifies and loads an exported model. Raises ModelError."""
+    from shared.lm.concat_decoder import ConcatDecoder
+    from shared.lm.in_place_decoder import InPlaceDecoder
+
+    manifest = load_manifest(folder)
+    session = open_session(folder / GRAPH_FILE, num_threads)
+    if manifest.graph == "in-place":
+        return InPlaceDecoder(manifest, session, max_slots)
+    return ConcatDecoder(manifest, session, max_slots)
+
+
+def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+    """An onnxruntime session. One thread means no pool: two spinning pools ruin each other."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors have no common base
+        raise ModelError(f"{path} cannot be loaded: {error}") from error
+
+
+def check_rows_fit(rows: Sequence[Row], manifest: Manifest, max_slots: int) -> None:
+    """Raises ModelError for a pass that this decoder cannot do."""
+    if len({row.slot for row in rows}) != len(rows):
+        raise ModelError("two rows of a pass share a cache slot")
+    for row in rows:
+        if not 0 <= row.slot < max_slots:
+            raise ModelError(f"slot {row.slot} is not within 0 and {max_slots - 1}")
+        if not 0 <= row.num_logits <= len(row.tokens) or not row.tokens:
+            raise ModelError(f"{row.num_logits} logits of {len(row.tokens)} tokens wanted")
+        if row.start + len(row.tokens) > manifest.max_context:
+            raise ModelError(
+                f"{row.start} cached and {len(row.tokens)} new tokens exceed the context of "
+                f"{manifest.max_context}"
+            )
+        if min(row.tokens) < 0 or max(row.tokens) >= manifest.vocab_size:
+            raise ModelError(f"a token id is not within 0 and {manifest.vocab_size - 1}")
