@@ -1,0 +1,80 @@
+"""python -m models.train: from the standard library to the shipped language models, in one go.
+
+Stages: corpus, target, generate, drafters, export. Each is skipped when its result is there, and
+a stopped one goes on where it was; `--work` holds everything in between.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+
+from models.train import distillation, family, finish
+from models.train.data import Stream, prepare
+from models.train.training import Run
+
+SEED = 2402_15678
+WINDOW = 512
+BATCH = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("models/train/.work"))
+    parser.add_argument("--out", type=Path, default=Path("models"))
+    parser.add_argument("--target-minutes", type=float, default=62)
+    parser.add_argument("--drafter-minutes", type=float, default=14)
+    parser.add_argument("--generate-minutes", type=float, default=6)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--until", choices=["target", "drafters", "export"], default="export")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(SEED)
+    work: Path = arguments.work
+    tokenizer, training, held_out = prepare(work)
+
+    target = family.build(family.TARGET).to(arguments.device)
+    run = Run(target, work / family.TARGET.name, arguments.target_minutes)
+    run.train(_language_model_loss(training, family.TARGET.chat_share, run, arguments.device))
+    if arguments.until == "target":
+        return
+    distillation.train_drafters(
+        target, training, work, arguments.generate_minutes, arguments.drafter_minutes
+    )
+    if arguments.until == "drafters":
+        return
+    finish.evaluate_and_export(work, arguments.out, tokenizer, held_out)
+
+
+def _language_model_loss(
+    streams: dict[str, Stream], chat_share: float, run: Run, device: str
+) -> Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]:
+    """Batches of both kinds of text; seeded by the step, so that a resumed run sees the same."""
+    num_chats = round(BATCH * chat_share)
+
+    def next_loss() -> tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]:
+        rng = np.random.default_rng((SEED, run.step))
+        windows = [
+            streams["code"].windows(BATCH - num_chats, WINDOW, rng),
+            streams["chat"].windows(num_chats, WINDOW, rng),
+        ]
+        ids = torch.from_numpy(np.concatenate(windows)).to(device)
+
+        def loss_of(model: LlamaForCausalLM) -> torch.Tensor:
+            with torch.autocast(device, torch.bfloat16):
+                return model(input_ids=ids, labels=ids).loss
+
+        return loss_of, ids.numel()
+
+    return next_loss
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+def train_drafters(*a): raise SystemExit

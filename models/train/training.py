@@ -1,0 +1,127 @@
+"""One training loop for target and drafters: a time budget, checkpoints, a progress line.
+
+Hidden matrices by Muon, the rest by AdamW; the learning rate warms up, stays, and falls linearly
+over the last third of the budget. A run that was stopped goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
+
+CHECKPOINT_EVERY_S = 240
+WARM_UP_STEPS = 60
+DECAY_SHARE = 0.35
+ADAM_RATE, MUON_RATE = 2e-3, 1e-2
+
+
+class Run:
+    """A model in training, with its optimizers and its place in the budget."""
+
+    def __init__(self, model: LlamaForCausalLM, folder: Path, minutes: float) -> None:
+        self.model = model
+        self.folder = folder
+        self.budget_s = minutes * 60
+        self.step = 0
+        self.num_tokens = 0
+        self.elapsed_s = 0.0
+        self.loss = float("nan")
+        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+        others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.05), MUON_RATE),
+            (torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0), ADAM_RATE),
+        ]
+        self._resume()
+
+    @property
+    def is_done(self) -> bool:
+        return self.elapsed_s >= self.budget_s
+
+    def advance(self, loss_of: Callable[[LlamaForCausalLM], torch.Tensor], num_tokens: int) -> None:
+        """One optimizer step on the loss, timed against the budget."""
+        started = time.monotonic()
+        rate = self._rate()
+        for optimizer, base in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = base * rate
+        loss = loss_of(self.model)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer, _ in self._optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        value = float(loss.detach())
+        self.loss = value if self.step == 0 else 0.98 * self.loss + 0.02 * value
+        self.step += 1
+        self.num_tokens += num_tokens
+        self.elapsed_s += time.monotonic() - started
+
+    def train(self, next_loss: Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]) -> None:
+        """Advances until the budget is spent, with a checkpoint every few minutes."""
+        self.model.train()
+        saved = time.monotonic()
+        while not self.is_done:
+            self.advance(*next_loss())
+            if self.step % 20 == 0:
+                report(self.folder.name, self)
+            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def save(self) -> None:
+        """The model as a Hugging Face folder, and all that a resumption needs; no pickle."""
+        self.model.save_pretrained(self.folder)
+        tensors: dict[str, torch.Tensor] = {}
+        for number, (optimizer, _) in enumerate(self._optimizers):
+            for key, state in optimizer.state_dict()["state"].items():
+                for name, value in state.items():
+                    tensors[f"{number}.{key}.{name}"] = torch.as_tensor(value).contiguous()
+        save_file(tensors, self.folder / "optimizer.safetensors")
+        place = {
+            "step": self.step,
+            "num_tokens": self.num_tokens,
+            "elapsed_s": self.elapsed_s,
+            "loss": self.loss,
+        }
+        (self.folder / "place.json").write_text(json.dumps(place))
+
+    def _resume(self) -> None:
+        if not (self.folder / "place.json").exists():
+            return
+        self.model.load_state_dict(load_file(self.folder / "model.safetensors"), strict=False)
+        self.model.tie_weights()
+        place = json.loads((self.folder / "place.json").read_text())
+        self.step, self.num_tokens = place["step"], place["num_tokens"]
+        self.elapsed_s, self.loss = place["elapsed_s"], place["loss"]
+        tensors = load_file(self.folder / "optimizer.safetensors")
+        for number, (optimizer, _) in enumerate(self._optimizers):
+            whole = optimizer.state_dict()
+            whole["state"] = {}
+            for path, value in tensors.items():
+                owner, key, name = path.split(".")
+                if int(owner) == number:
+                    whole["state"].setdefault(int(key), {})[name] = value
+            optimizer.load_state_dict(whole)
+
+    def _rate(self) -> float:
+        left = 1.0 - self.elapsed_s / self.budget_s
+        return min(1.0, (self.step + 1) / WARM_UP_STEPS, max(left, 0.01) / DECAY_SHARE)
+
+
+def report(name: str, run: Run) -> None:
+    """One line of progress, overwritten on a terminal."""
+    speed = run.num_tokens / max(run.elapsed_s, 1e-9)
+    line = (
+        f"{name}: {run.elapsed_s / 60:.1f} of {run.budget_s / 60:.0f} min, step {run.step}, "
+        f"{run.num_tokens / 1e6:.2f} M tokens, {speed:.0f} tokens/s, loss {run.loss:.3f}"
+    )
+    print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)

@@ -1,0 +1,226 @@
+"""From the graph that onnxruntime-genai's builder writes to ours (ARCHITECTURE.md, "The decoder
+graph"): ragged batches, KV cache updated in place, logits for chosen positions only.
+
+Each GroupQueryAttention becomes RotaryEmbedding, TensorScatter and Attention of opset 24.
+Attention always sees one query row more than there are tokens: for a single query row it would
+take another kernel, whose bits differ, and a token's logits must not depend on its company.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from shared.errors import ModelError
+
+OPSET, IR_VERSION = 24, 11
+MASKED = -1e9
+
+
+def rewrite(model: onnx.ModelProto, head_size: int, windows: Sequence[int | None]) -> None:
+    """Rewrites in place. `windows` has a sliding window in tokens, or None, for each layer.
+    Raises ModelError for a graph that is not of the expected kind."""
+    Rewriter(model, head_size).run(windows)
+
+
+class Rewriter:
+    """The state of one rewrite: nodes and constants as they are added."""
+
+    def __init__(self, model: onnx.ModelProto, head_size: int) -> None:
+        self._model = model
+        self._graph = model.graph
+        self._head_size = head_size
+        self._nodes: list[onnx.NodeProto] = []
+        self._biases: dict[int | None, str] = {}
+
+    def run(self, windows: Sequence[int | None]) -> None:
+        attentions = [n for n in self._graph.node if n.op_type == "GroupQueryAttention"]
+        if len(attentions) != len(windows):
+            raise ModelError(
+                f"the builder wrote {len(attentions)} GroupQueryAttention nodes for "
+                f"{len(windows)} layers; this architecture is not supported"
+            )
+        self._declare_inputs()
+        layers = iter(windows)
+        for node in self._graph.node:
+            if node.op_type == "GroupQueryAttention":
+                self._attention(node, next(layers))
+            else:
+                self._nodes.append(node)
+        self._choose_logits()
+        self._drop_unused()
+        del self._graph.value_info[:]
+        for opset in self._model.opset_import:
+            if opset.domain == "":
+                opset.version = OPSET
+        self._model.ir_version = IR_VERSION
+
+    def _declare_inputs(self) -> None:
+        kept = [i for i in self._graph.input if i.name not in ("attention_mask", "position_ids")]
+        del self._graph.input[:]
+        self._graph.input.extend(kept)
+        int64, float32 = TensorProto.INT64, TensorProto.FLOAT
+        declared = (
+            ("position_ids", int64, ["batch", "tokens"]),
+            ("write_indices", int64, ["batch"]),
+            ("attention_bias", float32, ["batch", 1, "tokens", "cache"]),
+            ("logit_indices", int64, ["logits"]),
+        )
+        self._graph.input.extend(
+            helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in declared
+        )
+        for value in (*self._graph.input, *self._graph.output):
+            if value.name.startswith(("past_key_values", "present")):
+                dims = value.type.tensor_type.shape.dim
+                dims[0].dim_param, dims[2].dim_param = "batch", "cache"
+                dims[3].dim_value = self._head_size
+            if value.name == "input_ids":
+                value.type.CopyFrom(helper.make_tensor_type_proto(int64, ["batch", "tokens"]))
+
+    def _attention(self, node: onnx.NodeProto, window: int | None) -> None:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        num_heads, num_kv_heads = attributes["num_heads"], attributes["kv_num_heads"]
+        query, key, value = self._split(node, num_heads, num_kv_heads)
+        if attributes.get("do_rotary"):
+            cos, sin = node.input[7], node.input[8]
+            interleaved = attributes.get("rotary_interleaved", 0)
+            query = self._rotate(node, query, cos, sin, num_heads, interleaved)
+            key = self._rotate(node, key, cos, sin, num_kv_heads, interleaved)
+        past_key, past_value = node.input[3], node.input[4]
+        attended, present_key, present_value = node.output[:3]
+        self._scatter(past_key, self._heads(key, num_kv_heads), present_key)
+        self._scatter(past_value, self._heads(value, num_kv_heads), present_value)
+        padded = self._add(
+            "Pad",
+            [self._heads(query, num_heads), self._ints("one_row", [0, 0, 0, 0, 0, 0, 1, 0])],
+        )
+        options: dict[str, float] = {"scale": attributes["scale"]}
+        if attributes.get("softcap", 0.0) > 0.0:
+            options["softcap"] = attributes["softcap"]
+        scores = self._add(
+            "Attention", [padded, present_key, present_value, self._bias(window)], **options
+        )
+        rows = self._add(
+            "Slice",
+            [
+                scores,
+                self._ints("first", [0]),
+                self._ints("but_last", [-1]),
+                self._ints("axis", [2]),
+            ],
+        )
+        transposed = self._add("Transpose", [rows], perm=[0, 2, 1, 3])
+        merged = self._ints("merged", [0, 0, num_heads * self._head_size])
+        self._nodes.append(helper.make_node("Reshape", [transposed, merged], [attended]))
+
+    def _split(
+        self, node: onnx.NodeProto, num_heads: int, num_kv_heads: int
+    ) -> tuple[str, str, str]:
+        """Query, key and value [B, T, heads * head size], from one packed input or from three."""
+        if node.input[1]:
+            return node.input[0], node.input[1], node.input[2]
+        sizes = [n * self._head_size for n in (num_heads, num_kv_heads, num_kv_heads)]
+        outputs = [f"{node.name}/{part}" for part in ("query", "key", "value")]
+        self._nodes.append(
+            helper.make_node("Split", [node.input[0], self._ints("split", sizes)], outputs, axis=-1)
+        )
+        return outputs[0], outputs[1], outputs[2]
+
+    def _rotate(
+        self, node: onnx.NodeProto, name: str, cos: str, sin: str, heads: int, interleaved: int
+    ) -> str:
+        cache = next((i for i in self._graph.initializer if i.name == cos), None)
+        if cache is None:
+            raise ModelError(f"{node.name}: rotary tables that depend on the length (longrope)")
+        rotary_size = 2 * cache.dims[1]
+        return self._add(
+            "RotaryEmbedding",
+            [name, cos, sin, "position_ids"],
+            num_heads=heads,
+            interleaved=interleaved,
+            rotary_embedding_dim=rotary_size if rotary_size < self._head_size else 0,
+        )
+
+    def _heads(self, name: str, heads: int) -> str:
+        """[B, T, heads * D] to [B, heads, T, D]."""
+        shape = self._ints(f"heads_{heads}", [0, 0, heads, self._head_size])
+        return self._add("Transpose", [self._add("Reshape", [name, shape])], perm=[0, 2, 1, 3])
+
+    def _scatter(self, past: str, new: str, present: str) -> None:
+        self._nodes.append(
+            helper.make_node("TensorScatter", [past, new, "write_indices"], [present], axis=2)
+        )
+
+    def _bias(self, window: int | None) -> str:
+        """The mask with the padded row, narrowed to a sliding window where there is one."""
+        if window not in self._biases:
+            bias = "attention_bias" if window is None else self._windowed(window)
+            pads = self._ints("one_row", [0, 0, 0, 0, 0, 0, 1, 0])
+            self._biases[window] = self._add("Pad", [bias, pads])
+        return self._biases[window]
+
+    def _windowed(self, window: int) -> str:
+        """A token sees a key less than `window` positions back."""
+        shape = self._add("Shape", ["attention_bias"], start=3, end=4)
+        size = self._add("Squeeze", [shape])
+        keys = self._add("Range", [self._int("zero", 0), size, self._int("unit", 1)])
+        positions = self._add("Unsqueeze", ["position_ids", self._ints("outer", [1, 3])])
+        distance = self._add("Sub", [positions, keys])
+        is_far = self._add("GreaterOrEqual", [distance, self._int(f"window_{window}", window)])
+        masked = self._constant("masked", np.array(MASKED, np.float32))
+        return self._add("Where", [is_far, masked, "attention_bias"])
+
+    def _choose_logits(self) -> None:
+        """The LM head works on the wanted positions only: [N, hidden] to [N, V]."""
+        head = next((n for n in self._nodes if n.name.startswith("/lm_head/MatMul")), None)
+        if head is None:
+            raise ModelError("the builder's graph has no LM head at /lm_head/MatMul")
+        place = self._nodes.index(head)
+        after, self._nodes = self._nodes[place:], self._nodes[:place]
+        size = self._graph_dimension(head)
+        flat = self._add("Reshape", [head.input[0], self._ints("flat", [-1, size])])
+        head.input[0] = self._add("Gather", [flat, "logit_indices"], axis=0)
+        self._nodes += after
+        (logits,) = (o for o in self._graph.output if o.name == "logits")
+        vocab_size = logits.type.tensor_type.shape.dim[-1].dim_value
+        logits.type.CopyFrom(
+            helper.make_tensor_type_proto(TensorProto.FLOAT, ["logits", vocab_size])
+        )
+
+    def _graph_dimension(self, head: onnx.NodeProto) -> int:
+        weight = next(i for i in self._graph.initializer if i.name == head.input[1])
+        return int(weight.dims[0])
+
+    def _drop_unused(self) -> None:
+        """Removes what nothing needs any more, such as the builder's mask arithmetic."""
+        needed = {o.name for o in self._graph.output}
+        kept: list[onnx.NodeProto] = []
+        for node in reversed(self._nodes):
+            if needed & set(node.output):
+                kept.append(node)
+                needed |= set(node.input)
+        del self._graph.node[:]
+        self._graph.node.extend(reversed(kept))
+        for initializer in [i for i in self._graph.initializer if i.name not in needed]:
+            self._graph.initializer.remove(initializer)
+
+    def _add(self, kind: str, inputs: Sequence[str], **attributes: object) -> str:
+        """Appends a node; its one output's name."""
+        name = f"/quorum/{kind}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        return name
+
+    def _ints(self, name: str, values: Sequence[int]) -> str:
+        return self._constant(f"{name}_{'_'.join(map(str, values))}", np.array(values, np.int64))
+
+    def _int(self, name: str, value: int) -> str:
+        return self._constant(name, np.array(value, np.int64))
+
+    def _constant(self, name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
+        name = f"/quorum/{name}"
+        if all(i.name != name for i in self._graph.initializer):
+            self._graph.initializer.append(numpy_helper.from_array(value, name))
+        return name
