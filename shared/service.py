@@ -94,14 +94,13 @@ class Service(ABC):
     async def consume(
         self,
         topic: Topic[R],
-        group: str,
         handle: Callable[[R], Awaitable[Terminal]],
         max_in_flight: int,
     ) -> None:
         """Takes requests while fewer than `max_in_flight` are in work; sends each one's terminal
         message and acknowledges after it. Returns when draining and nothing is in work."""
         room = asyncio.Semaphore(max_in_flight)
-        async with self.bus.subscribe(topic, group) as inbound, asyncio.TaskGroup() as work:
+        async with self.bus.subscribe(topic) as inbound, asyncio.TaskGroup() as work:
             while True:
                 if not await self._unless_draining(room.acquire()):
                     break

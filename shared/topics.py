@@ -12,17 +12,18 @@ M = TypeVar("M")
 
 @dataclass(frozen=True, slots=True)
 class Topic(Generic[M]):
-    """A named log of messages of one type, read by consumer groups."""
+    """A named log of messages of one type, shared out among the consumers of one group."""
 
     name: str
     type: type[M]
+    group: str
 
 
 def generate_requests(model: str) -> Topic[GenerateRequest]:
     """Written by gateways, read by the group of verifiers that hold this target model."""
-    return Topic(f"generate.requests.{model}", GenerateRequest)
+    return Topic(f"generate.requests.{model}", GenerateRequest, "verifier")
 
 
 def recommend_requests(model: str) -> Topic[RecommendRequest]:
     """Written by gateways, read by the group of recommenders that hold this model."""
-    return Topic(f"recommend.requests.{model}", RecommendRequest)
+    return Topic(f"recommend.requests.{model}", RecommendRequest, "recommender")

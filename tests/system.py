@@ -44,9 +44,9 @@ class Answer:
         assert message.offset <= len(self.tokens)
         known = self.tokens[message.offset : message.offset + len(message.tokens)]
         assert message.tokens[: len(known)] == known
-        self.tokens[message.offset :] = message.tokens + self.tokens[
-            message.offset + len(message.tokens) :
-        ]
+        self.tokens[message.offset :] = (
+            message.tokens + self.tokens[message.offset + len(message.tokens) :]
+        )
 
 
 class Client:

@@ -8,13 +8,11 @@ graph, the tokenizer and the manifest, which is written last.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,29 +50,25 @@ def export(source: str, out: Path, precision: str = "fp32") -> Manifest:
 
 def _write(source: str, folder: Path, precision: str) -> Manifest:
     path = Path(source)
-    with _stages(5) as stage:
-        if (path / FILE_NAME).is_file():
-            stage("reading the exported model")
-            manifest = load_manifest(path)
-            _convert(path, folder, precision, stage)
-            return _finished(
-                replace(manifest, name=folder.name, precision=precision), path, folder, stage
-            )
-        if (path / GRAPH_FILE).is_file():
-            stage("keeping the plain graph")
-            for file in path.glob("model.onnx*"):
-                shutil.copy(file, folder)
-            return _finished(
-                _describe(path, path / GRAPH_FILE, "concat", "as is"), path, folder, stage
-            )
-        built = folder.parent / "built"
-        stage("building the graph (onnxruntime-genai)")
-        _build(source, built)
-        manifest = _describe(built, built / GRAPH_FILE, "in-place", precision)
-        stage("rewriting attention")
-        _rewrite(built, manifest)
-        _convert(built, folder, precision, stage)
-        return _finished(replace(manifest, name=folder.name), built, folder, stage)
+    stage = _Stage(5)
+    if (path / FILE_NAME).is_file():
+        stage("reading the exported model")
+        manifest = replace(load_manifest(path), precision=precision)
+        _convert(path, folder, precision, stage)
+        return _finish(manifest, path, folder, stage)
+    if (path / GRAPH_FILE).is_file():
+        stage("keeping the plain graph")
+        for file in path.glob("model.onnx*"):
+            shutil.copy(file, folder)
+        return _finish(_describe(path, "concat", "as is"), path, folder, stage)
+    built = folder.parent / "built"
+    stage("building the graph (onnxruntime-genai)")
+    _build(source, built)
+    manifest = _describe(built, "in-place", precision)
+    stage("rewriting attention")
+    _rewrite(built, manifest)
+    _convert(built, folder, precision, stage)
+    return _finish(manifest, built, folder, stage)
 
 
 def _build(source: str, built: Path) -> None:
@@ -137,7 +131,7 @@ def _save(model: object, folder: Path) -> None:
         )
 
 
-def _finished(manifest: Manifest, source: Path, folder: Path, stage: _Stage) -> Manifest:
+def _finish(manifest: Manifest, source: Path, folder: Path, stage: _Stage) -> Manifest:
     stage("checksums and manifest")
     for name in CARRIED:
         if (source / name).is_file():
@@ -146,34 +140,34 @@ def _finished(manifest: Manifest, source: Path, folder: Path, stage: _Stage) -> 
     return replace(manifest, name=folder.name, files=files)
 
 
-def _describe(folder: Path, graph: Path, kind: str, precision: str) -> Manifest:
+def _describe(folder: Path, kind: str, precision: str) -> Manifest:
     """What the graph and the Hugging Face config say of the model."""
     import onnx
 
+    graph = folder / GRAPH_FILE
     inputs = {i.name: i for i in onnx.load(graph, load_external_data=False).graph.input}
     caches = [name for name in inputs if name.startswith("past_key_values")]
     if not caches or "input_ids" not in inputs:
         raise ModelError(f"{graph} is no decoder with past_key_values.* inputs")
     dims = inputs[caches[0]].type.tensor_type.shape.dim
     config = _config(folder)
-    num_heads = config["num_attention_heads"]
-    head_size = config.get("head_dim") or config["hidden_size"] // num_heads
-    eos = config.get("eos_token_id")
+    num_heads = _integer(config, "num_attention_heads")
+    head_size = config.get("head_dim") or _integer(config, "hidden_size") // num_heads
     generation = folder / "generation_config.json"
     if generation.is_file():
-        eos = json.loads(generation.read_text()).get("eos_token_id", eos)
+        config = {**config, **json.loads(generation.read_text())}
     return Manifest(
         format=FORMAT,
         name=folder.name,
-        architecture=(config.get("architectures") or ["unknown"])[0],
+        architecture=", ".join(map(str, _list(config.get("architectures")))),
         precision=precision,
         graph=kind,
         num_layers=len(caches) // 2,
-        num_kv_heads=dims[1].dim_value or config["num_key_value_heads"],
-        head_size=dims[3].dim_value or head_size,
-        vocab_size=config["vocab_size"],
-        max_context=config["max_position_embeddings"],
-        eos_token_ids=[] if eos is None else eos if isinstance(eos, list) else [eos],
+        num_kv_heads=dims[1].dim_value or _integer(config, "num_key_value_heads"),
+        head_size=dims[3].dim_value or int(str(head_size)),
+        vocab_size=_integer(config, "vocab_size"),
+        max_context=_integer(config, "max_position_embeddings"),
+        eos_token_ids=[int(str(token)) for token in _list(config.get("eos_token_id"))],
         files={},
     )
 
@@ -181,19 +175,31 @@ def _describe(folder: Path, graph: Path, kind: str, precision: str) -> Manifest:
 def _windows(folder: Path, num_layers: int) -> list[int | None]:
     """The sliding window of each layer, from the Hugging Face config."""
     config = _config(folder)
-    window = config.get("sliding_window")
-    if window is None or config.get("use_sliding_window") is False:
+    if config.get("sliding_window") is None or config.get("use_sliding_window") is False:
         return [None] * num_layers
-    kinds = config.get("layer_types") or ["sliding_attention"] * num_layers
+    window = _integer(config, "sliding_window")
+    kinds = _list(config.get("layer_types")) or ["sliding_attention"] * num_layers
     return [window if kind == "sliding_attention" else None for kind in kinds]
 
 
-def _config(folder: Path) -> dict[str, _Json]:
+def _config(folder: Path) -> dict[str, object]:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} has no config.json")
-    config: dict[str, _Json] = json.loads(file.read_text())
+    config: dict[str, object] = json.loads(file.read_text())
     return config
+
+
+def _integer(config: dict[str, object], name: str) -> int:
+    value = config.get(name)
+    if not isinstance(value, int):
+        raise ModelError(f"the model's config has {name}={value!r}; a number is needed")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    """A config value that may be absent, single or several."""
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -229,13 +235,6 @@ class _Stage:
         bar = "#" * self._done + "." * max(0, self._total - self._done)
         print(f"[{bar}] {what}", file=sys.stderr, flush=True)
 
-
-@contextlib.contextmanager
-def _stages(total: int) -> Iterator[_Stage]:
-    yield _Stage(total)
-
-
-_Json = str | int | float | bool | list[str] | None
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,6 +7,8 @@ int8 (accuracy level 4).
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -67,6 +69,8 @@ def _narrow(model: onnx.ModelProto) -> None:
 def _quantize(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
+    # It logs every node it looks at.
+    logging.getLogger(MatMulNBitsQuantizer.__module__).setLevel(logging.WARNING)
     quantizer = MatMulNBitsQuantizer(
         model,
         bits=bits,

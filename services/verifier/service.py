@@ -78,7 +78,7 @@ class VerifierService(Service):
                     }
                 )
                 topic = generate_requests(self.name)
-                await self.consume(topic, "verifier", self.generate, self._config.max_batch)
+                await self.consume(topic, self.generate, self._config.max_batch)
         finally:
             self._engine.close()
 

@@ -71,15 +71,14 @@ class Bus(ABC):
         """Appends to a topic. When it returns, the message will be delivered at least once."""
 
     @abstractmethod
-    def subscribe(
-        self, topic: Topic[M], group: str
-    ) -> AbstractAsyncContextManager[Subscription[M]]:
-        """Joins `group` from the topic's beginning. On leaving, unacknowledged messages stay
-        pending until their lease runs out, as after a crash; hand them back to avoid that."""
+    def subscribe(self, topic: Topic[M]) -> AbstractAsyncContextManager[Subscription[M]]:
+        """Joins the topic's group, which starts at the topic's beginning. On leaving, messages
+        that are neither acknowledged nor handed back stay pending until their lease runs out, as
+        after a crash."""
 
     @abstractmethod
-    async def lag(self, topic: Topic[M], group: str) -> int:
-        """Messages that the group has not been handed yet."""
+    async def lag(self, topic: Topic[M]) -> int:
+        """Messages that no consumer has been handed yet."""
 
     @abstractmethod
     async def send(self, inboxes: Iterable[str], message: object) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -35,20 +35,14 @@ class Pending:
 
 
 @dataclass(slots=True)
-class Group:
-    """A group's place in a log: what comes next, and what is delivered but not acknowledged."""
-
-    next_entry: int = 0
-    pending: OrderedDict[int, Pending] = field(default_factory=OrderedDict)
-
-
-@dataclass(slots=True)
 class Log:
-    """One topic's entries, by ascending number, and its groups."""
+    """One topic: its entries by ascending number, the first that nobody was handed yet, and what
+    is delivered but not acknowledged."""
 
-    entries: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
+    entries: dict[int, bytes] = field(default_factory=dict)
     num_published: int = 0
-    groups: dict[str, Group] = field(default_factory=dict)
+    next_entry: int = 0
+    pending: dict[int, Pending] = field(default_factory=dict)
     dead: deque[tuple[bytes, str]] = field(default_factory=deque)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -83,8 +77,8 @@ class MemoryBus(Bus):
             log.changed.notify_all()
 
     @asynccontextmanager
-    async def subscribe(self, topic: Topic[M], group: str) -> AsyncIterator[Subscription[M]]:
-        subscription = MemorySubscription(self, topic, group, next(self._consumers))
+    async def subscribe(self, topic: Topic[M]) -> AsyncIterator[Subscription[M]]:
+        subscription = MemorySubscription(self, topic, next(self._consumers))
         renewal = asyncio.create_task(subscription.renew())
         try:
             yield subscription
@@ -92,9 +86,9 @@ class MemoryBus(Bus):
             renewal.cancel()
             await asyncio.wait([renewal])
 
-    async def lag(self, topic: Topic[M], group: str) -> int:
+    async def lag(self, topic: Topic[M]) -> int:
         log = self.log(topic.name)
-        return log.num_published - log.groups.get(group, Group()).next_entry
+        return log.num_published - log.next_entry
 
     async def send(self, inboxes: Iterable[str], message: object) -> None:
         data = encode(message)
@@ -157,11 +151,10 @@ async def _messages(queue: asyncio.Queue[bytes]) -> AsyncIterator[object]:
 class MemorySubscription(Subscription[M]):
     """One consumer of a group."""
 
-    def __init__(self, bus: MemoryBus, topic: Topic[M], group: str, consumer: int) -> None:
+    def __init__(self, bus: MemoryBus, topic: Topic[M], consumer: int) -> None:
         self._bus = bus
         self._topic = topic
         self._log = bus.log(topic.name)
-        self._group = self._log.groups.setdefault(group, Group())
         self._consumer = consumer
         self._held: dict[int, MemoryDelivery[M]] = {}
 
@@ -182,7 +175,7 @@ class MemorySubscription(Subscription[M]):
         while True:
             await asyncio.sleep(lease_s / 3)
             for entry, delivery in list(self._held.items()):
-                pending = self._group.pending.get(entry)
+                pending = self._log.pending.get(entry)
                 if pending is None or pending.consumer != self._consumer:
                     delivery.lost.set()
                     del self._held[entry]
@@ -193,12 +186,12 @@ class MemorySubscription(Subscription[M]):
         """Forgets an entry (None), or lets its lease end at a time."""
         async with self._log.changed:
             self._held.pop(entry, None)
-            pending = self._group.pending.get(entry)
+            pending = self._log.pending.get(entry)
             if pending is None or pending.consumer != self._consumer:
                 return
             if expires is None:
-                del self._group.pending[entry]
-                self._drop_entry(entry)
+                del self._log.pending[entry]
+                del self._log.entries[entry]
             else:
                 pending.expires = expires
                 pending.num_deliveries -= 1
@@ -213,24 +206,23 @@ class MemorySubscription(Subscription[M]):
 
     def _take(self, now: float) -> int | None:
         """The next entry for this consumer: one whose lease ran out, else a new one."""
-        group, lease_s = self._group, self._bus.config.delivery_lease_s
-        for entry, pending in group.pending.items():
+        log, lease_s = self._log, self._bus.config.delivery_lease_s
+        for entry, pending in log.pending.items():
             if pending.expires <= now:
                 metrics.REDELIVERIES.labels(self._topic.name).inc()
                 pending.consumer = self._consumer
                 pending.expires = now + lease_s
                 pending.num_deliveries += 1
                 return entry
-        while group.next_entry < self._log.num_published:
-            entry = group.next_entry
-            group.next_entry += 1
-            if entry in self._log.entries:
-                group.pending[entry] = Pending(self._consumer, now + lease_s, 1)
-                return entry
-        return None
+        if log.next_entry == log.num_published:
+            return None
+        entry = log.next_entry
+        log.next_entry += 1
+        log.pending[entry] = Pending(self._consumer, now + lease_s, 1)
+        return entry
 
     async def _change_or_expiry(self, now: float) -> None:
-        expiries = [pending.expires for pending in self._group.pending.values()]
+        expiries = [pending.expires for pending in self._log.pending.values()]
         timeout_s = max(0.0, min(expiries) - now) + 1e-3 if expiries else None
         try:
             async with asyncio.timeout(timeout_s):
@@ -251,14 +243,9 @@ class MemorySubscription(Subscription[M]):
             await self.release(entry, None)
             return None
         delivery = MemoryDelivery(self, entry, data, message)
-        delivery.num_deliveries = self._group.pending[entry].num_deliveries
+        delivery.num_deliveries = self._log.pending[entry].num_deliveries
         self._held[entry] = delivery
         return delivery
-
-    def _drop_entry(self, entry: int) -> None:
-        groups = self._log.groups.values()
-        if all(entry < g.next_entry and entry not in g.pending for g in groups):
-            self._log.entries.pop(entry, None)
 
 
 class MemoryDelivery(Delivery[M], Generic[M]):

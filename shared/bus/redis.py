@@ -1,0 +1,134 @@
+"""The bus over a Redis server (6.2 or newer, or one that speaks the same)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from typing import TypeVar
+
+from redis.exceptions import ResponseError
+
+from shared.bus import metrics
+from shared.bus.base import Bus, Instance, Subscription
+from shared.bus.redis_client import ANNOUNCE, FIELD, PUBLISH, SCALE, WITHDRAW, RedisClient
+from shared.bus.redis_inbox import RedisInbox
+from shared.bus.redis_topic import RedisSubscription
+from shared.codec import encode
+from shared.config import BusConfig
+from shared.errors import BusError
+from shared.topics import Topic
+
+M = TypeVar("M")
+
+
+class RedisBus(Bus):
+    """See Bus. Connects on first use."""
+
+    def __init__(self, config: BusConfig) -> None:
+        self.config = config
+        self._client = RedisClient(config)
+        # The hash tag keeps both keys of the registry on one node of a cluster.
+        self._registry = [self._client.key("{registry}", part) for part in ("leases", "instances")]
+
+    async def publish(self, topic: Topic[M], message: M) -> None:
+        await self.publish_bytes(topic.name, encode(message))
+
+    async def publish_bytes(self, topic: str, data: bytes) -> None:
+        """What `publish` does with the encoded message."""
+        key, limit = self._client.key("topic", topic), self.config.max_topic_messages
+        if await self._client.run(PUBLISH, [key], limit, FIELD, data) is None:
+            metrics.TOPIC_FULL.labels(topic).inc()
+            raise BusError(f"topic {topic} holds its {limit} messages already")
+
+    @asynccontextmanager
+    async def subscribe(self, topic: Topic[M]) -> AsyncIterator[Subscription[M]]:
+        subscription = RedisSubscription(self._client, topic)
+        renewal = asyncio.create_task(subscription.renew())
+        try:
+            yield subscription
+        finally:
+            renewal.cancel()
+            await asyncio.wait([renewal])
+            await subscription.leave()
+
+    async def lag(self, topic: Topic[M]) -> int:
+        key, commands = self._client.key("topic", topic.name), self._client.commands
+        try:
+            groups = await self._client.call(lambda: commands.xinfo_groups(key))
+        except BusError as error:
+            if isinstance(error.__cause__, ResponseError):
+                return 0  # the stream does not exist yet
+            raise
+        for group in groups:
+            if group["name"] == topic.group.encode() and group.get("lag") is not None:
+                return int(group["lag"])
+            # Before 7.0: what is in the stream and not pending, since the acknowledged is deleted.
+            if group["name"] == topic.group.encode():
+                length = await self._client.call(lambda: commands.xlen(key))
+                return max(0, int(length) - int(group["pending"]))
+        return int(await self._client.call(lambda: commands.xlen(key)))
+
+    async def send(self, inboxes: Iterable[str], message: object) -> None:
+        await self.send_bytes(inboxes, encode(message))
+
+    async def send_bytes(self, inboxes: Iterable[str], data: bytes) -> None:
+        """What `send` does with the encoded message: one round trip, however many inboxes."""
+        keys = [self._client.key("inbox", inbox) for inbox in inboxes]
+
+        async def operation() -> None:
+            async with self._client.commands.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.xadd(
+                        key,
+                        {FIELD: data},
+                        nomkstream=True,
+                        maxlen=self.config.max_inbox_messages,
+                        approximate=True,
+                    )
+                await pipeline.execute()
+
+        await self._client.call(operation)
+
+    @asynccontextmanager
+    async def receive(self, inbox: str) -> AsyncIterator[AsyncIterator[object]]:
+        box = RedisInbox(self._client, inbox)
+        await box.create()
+        upkeep = asyncio.create_task(box.keep())
+        try:
+            yield box.messages()
+        finally:
+            upkeep.cancel()
+            await asyncio.wait([upkeep])
+            await box.remove()
+
+    async def announce(self, instances: Iterable[Instance], lease_s: float) -> list[Instance]:
+        pairs = [(i.instance_id, json.dumps(asdict(i))) for i in instances]
+        values = await self._client.run(
+            ANNOUNCE,
+            self._registry,
+            int(lease_s * 1000),
+            *(part for pair in pairs for part in pair),
+        )
+        assert isinstance(values, list)
+        live = [Instance(**json.loads(value)) for value in values]
+        return sorted(live, key=lambda instance: instance.instance_id)
+
+    async def withdraw(self, instance_ids: Iterable[str]) -> None:
+        if ids := list(instance_ids):
+            await self._client.run(WITHDRAW, self._registry, *ids)
+
+    async def scale(
+        self, board: str, factors: Mapping[str, float], low: float, high: float
+    ) -> dict[str, float]:
+        pairs = [part for name, factor in factors.items() for part in (name, repr(factor))]
+        flat = await self._client.run(SCALE, [self._client.key("board", board)], low, high, *pairs)
+        assert isinstance(flat, list)
+        return {
+            name.decode(): float(value) for name, value in zip(flat[::2], flat[1::2], strict=True)
+        }
+
+    async def close(self) -> None:
+        await self._client.close()

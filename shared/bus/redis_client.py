@@ -1,0 +1,167 @@
+"""The connection to a Redis server: names of keys, scripts, and patience with an absent server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    TimeoutError,
+    TryAgainError,
+)
+
+from shared.bus import metrics
+from shared.config import BusConfig
+from shared.errors import BusError
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BLOCK_MS = 1000
+TIMEOUT_S = 5.0
+FIRST_DELAY_S, MAX_DELAY_S = 0.02, 1.0
+FIELD = b"m"
+"""The one field of a stream entry: an encoded message."""
+
+_ABSENT = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, TryAgainError, OSError)
+
+# A lease ends by the server's clock: those of containers may be minutes apart.
+ANNOUNCE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+for i = 2, #ARGV, 2 do
+  redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[i])
+  redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+  redis.call('ZREM', KEYS[1], id)
+  redis.call('HDEL', KEYS[2], id)
+end
+return redis.call('HVALS', KEYS[2])
+"""
+WITHDRAW = """
+redis.call('ZREM', KEYS[1], unpack(ARGV))
+return redis.call('HDEL', KEYS[2], unpack(ARGV))
+"""
+SCALE = """
+for i = 3, #ARGV, 2 do
+  local value = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or '1') * tonumber(ARGV[i + 1])
+  value = math.min(tonumber(ARGV[2]), math.max(tonumber(ARGV[1]), value))
+  redis.call('HSET', KEYS[1], ARGV[i], string.format('%.17g', value))
+end
+return redis.call('HGETALL', KEYS[1])
+"""
+# Unread requests must never be trimmed away, so a full topic refuses.
+PUBLISH = """
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return false end
+return redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
+"""
+# Renews the leases of the entries that the consumer still holds; returns those that it lost.
+RENEW = """
+local lost = {}
+for i = 3, #ARGV do
+  local held = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1, ARGV[2])
+  if #held == 1 then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
+end
+return lost
+"""
+
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+
+
+def read_entries(answer: object) -> list[Entry]:
+    """The entries in an answer to a read of one stream, in either protocol's shape."""
+    if isinstance(answer, dict):
+        return [entry for chunks in answer.values() for chunk in chunks for entry in chunk]
+    assert isinstance(answer, list | None)
+    return [entry for _, entries in answer or () for entry in entries]
+
+
+class RedisClient:
+    """Commands for everything but blocking reads, which get connections of their own."""
+
+    def __init__(self, config: BusConfig) -> None:
+        self.config = config
+        self.commands = self._connect(TIMEOUT_S)
+        self.has_ackdel = True
+        """Whether the server has XACKDEL (Redis 8.2): believed until it refuses."""
+
+    def key(self, *parts: str) -> str:
+        """A key of ours."""
+        return ":".join((self.config.key_prefix, *parts))
+
+    def reader(self) -> Redis:
+        """A client for one blocking reader; its timeout is longer than the read blocks."""
+        return self._connect(BLOCK_MS / 1000 + TIMEOUT_S)
+
+    async def call(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Runs the operation, again and again while the server is away, up to `retry_s`.
+        Raises BusError."""
+        deadline = asyncio.get_running_loop().time() + self.config.retry_s
+        delay_s = FIRST_DELAY_S
+        while True:
+            try:
+                return await operation()
+            except _ABSENT as error:
+                if asyncio.get_running_loop().time() + delay_s > deadline:
+                    raise BusError(f"Redis is out of reach: {error}") from error
+                delay_s = await self.back_off(delay_s)
+            except RedisError as error:
+                # Inside a script, servers before 7.0 report it as an error like any other.
+                if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
+                    raise BusError("Redis is out of memory and takes no messages") from error
+                raise BusError(f"Redis refused: {error}") from error
+
+    async def call_forever(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """As `call`, for readers, which outlast any absence."""
+        delay_s = FIRST_DELAY_S
+        while True:
+            try:
+                return await operation()
+            except _ABSENT as error:
+                logger.debug("reader waits for Redis: %s", error)
+                delay_s = await self.back_off(delay_s)
+
+    async def back_off(self, delay_s: float) -> float:
+        """Waits about `delay_s`; returns the next delay."""
+        metrics.RETRIES.inc()
+        await asyncio.sleep(delay_s * random.uniform(0.5, 1.5))
+        return min(2 * delay_s, MAX_DELAY_S)
+
+    async def run(
+        self, script: str, keys: Sequence[str], *arguments: str | bytes | float
+    ) -> object:
+        """Runs one of the scripts above."""
+        return await self.call(
+            lambda: self.commands.register_script(script)(keys=list(keys), args=list(arguments))
+        )
+
+    async def close(self) -> None:
+        await self.commands.aclose()
+
+    def _connect(self, timeout_s: float) -> Redis:
+        return Redis.from_url(
+            self.config.url,
+            decode_responses=False,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=TIMEOUT_S,
+            socket_keepalive=True,
+            # Retrying is done here, where it is counted and bounded.
+            retry=Retry(NoBackoff(), 0),
+        )

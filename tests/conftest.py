@@ -1,0 +1,50 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.bus import Bus, connect
+from shared.config import BusConfig
+from tests.redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One real server for all tests that do not break it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A real server for one test to break."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def bus_config(request: pytest.FixtureRequest) -> BusConfig:
+    """Settings of both kinds of bus, impatient, and a namespace for each test."""
+    url = "memory://"
+    if request.param == "redis":
+        url = request.getfixturevalue("redis_server").url
+    return BusConfig(
+        url=url, key_prefix=uuid.uuid4().hex, lease_s=0.5, delivery_lease_s=0.6, retry_s=5
+    )
+
+
+@pytest.fixture
+async def bus(bus_config: BusConfig) -> AsyncIterator[Bus]:
+    """A bus of either kind."""
+    bus = connect(bus_config)
+    yield bus
+    await bus.close()

@@ -1,0 +1,415 @@
+"""What every bus promises, held to both of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import msgpack
+import pytest
+from redis.asyncio import Redis
+
+from shared.bus import Bus, Delivery, Instance, Subscription, connect
+from shared.bus.memory import MemoryBus
+from shared.bus.redis import RedisBus
+from shared.codec import MAX_MESSAGE_BYTES, encode
+from shared.config import BusConfig
+from shared.errors import BusError, OversizeError
+from shared.messages import Cancel, RecommendRequest
+from shared.topics import Topic
+from tests.redis_server import RedisServer
+
+TOPIC = Topic("work", RecommendRequest, "workers")
+
+
+def request(number: int, size: int = 1) -> RecommendRequest:
+    return RecommendRequest(str(number), "inbox", {"x": ["y" * size]}, None, 1, 0.0)
+
+
+async def soon(subscription: Subscription[RecommendRequest]) -> Delivery[RecommendRequest]:
+    return await asyncio.wait_for(subscription.next(), 5)
+
+
+@pytest.fixture
+async def other(bus: Bus, bus_config: BusConfig) -> AsyncIterator[Bus]:
+    """Another process's bus, as far as there can be one: same state, own connections."""
+    if isinstance(bus, MemoryBus):
+        yield bus
+        return
+    second = connect(bus_config)
+    yield second
+    await second.close()
+
+
+async def put_raw(bus: Bus, data: bytes) -> None:
+    assert isinstance(bus, MemoryBus | RedisBus)
+    await bus.publish_bytes(TOPIC.name, data)
+
+
+async def dead_letters(bus: Bus) -> list[tuple[bytes, str]]:
+    if isinstance(bus, MemoryBus):
+        return list(bus.log(TOPIC.name).dead)
+    assert isinstance(bus, RedisBus)
+    async with Redis.from_url(bus.config.url) as client:
+        entries = await client.xrange(f"{bus.config.key_prefix}:dead:{TOPIC.name}")
+    return [(fields[b"m"], fields[b"reason"].decode()) for _, fields in entries]
+
+
+async def stored(bus: Bus) -> int:
+    """Entries that the topic still holds."""
+    if isinstance(bus, MemoryBus):
+        return len(bus.log(TOPIC.name).entries)
+    assert isinstance(bus, RedisBus)
+    async with Redis.from_url(bus.config.url) as client:
+        return int(await client.xlen(f"{bus.config.key_prefix}:topic:{TOPIC.name}"))
+
+
+async def abandon(bus: Bus) -> str:
+    """Takes one message as a consumer that dies with it in hand."""
+    async with bus.subscribe(TOPIC) as subscription:
+        return (await soon(subscription)).message.request_id
+
+
+async def test_messages_come_in_order_and_only_once(bus: Bus) -> None:
+    for number in range(20):
+        await bus.publish(TOPIC, request(number))
+    async with bus.subscribe(TOPIC) as subscription:
+        for number in range(20):
+            delivery = await soon(subscription)
+            assert delivery.message == request(number)
+            assert delivery.num_deliveries == 1
+            await delivery.ack()
+    assert await stored(bus) == 0
+
+
+async def test_what_was_published_before_the_first_consumer_is_delivered(bus: Bus) -> None:
+    await bus.publish(TOPIC, request(1))
+    async with bus.subscribe(TOPIC) as subscription:
+        assert (await soon(subscription)).message == request(1)
+
+
+async def test_a_waiting_consumer_gets_a_message_as_it_comes(bus: Bus) -> None:
+    async with bus.subscribe(TOPIC) as subscription:
+        waiting = asyncio.create_task(subscription.next())
+        await bus.publish(TOPIC, request(1))
+        assert (await asyncio.wait_for(waiting, 5)).message == request(1)
+
+
+async def test_consumers_of_a_group_share_the_messages(bus: Bus, other: Bus) -> None:
+    for number in range(10):
+        await bus.publish(TOPIC, request(number))
+    seen: list[str] = []
+    async with bus.subscribe(TOPIC) as one, other.subscribe(TOPIC) as two:
+        for _ in range(5):
+            for subscription in (one, two):
+                delivery = await soon(subscription)
+                seen.append(delivery.message.request_id)
+                await delivery.ack()
+    assert sorted(seen, key=int) == [str(n) for n in range(10)]
+
+
+async def test_nothing_is_fetched_ahead_of_demand(bus: Bus) -> None:
+    for number in range(3):
+        await bus.publish(TOPIC, request(number))
+    async with bus.subscribe(TOPIC) as subscription:
+        await soon(subscription)
+        assert await bus.lag(TOPIC) == 2
+
+
+async def test_lag_counts_what_nobody_was_handed(bus: Bus) -> None:
+    assert await bus.lag(TOPIC) == 0
+    await bus.publish(TOPIC, request(1))
+    await bus.publish(TOPIC, request(2))
+    assert await bus.lag(TOPIC) == 2
+    async with bus.subscribe(TOPIC) as subscription:
+        await (await soon(subscription)).ack()
+        assert await bus.lag(TOPIC) == 1
+
+
+async def test_a_dead_consumers_message_is_delivered_again(bus: Bus, other: Bus) -> None:
+    await bus.publish(TOPIC, request(1))
+    assert await abandon(bus) == "1"
+    async with other.subscribe(TOPIC) as subscription:
+        delivery = await soon(subscription)
+        assert delivery.message == request(1)
+        assert delivery.num_deliveries == 2
+        await delivery.ack()
+    assert await stored(bus) == 0
+
+
+async def test_a_long_job_keeps_its_lease(bus: Bus, other: Bus, bus_config: BusConfig) -> None:
+    await bus.publish(TOPIC, request(1))
+    async with bus.subscribe(TOPIC) as one, other.subscribe(TOPIC) as two:
+        held = await soon(one)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(two.next(), 3 * bus_config.delivery_lease_s)
+        assert not held.lost.is_set()
+        await held.ack()
+    assert await stored(bus) == 0
+
+
+async def test_a_frozen_consumer_learns_that_it_lost_its_message(
+    bus: Bus, other: Bus, bus_config: BusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bus.publish(TOPIC, request(1))
+    async with bus.subscribe(TOPIC) as one, other.subscribe(TOPIC) as two:
+        held = await soon(one)
+        # A process that stands still does not renew: a loop that is held up is just that.
+        taken = asyncio.create_task(two.next())
+        if isinstance(bus, MemoryBus):
+            bus.log(TOPIC.name).pending[0].expires = 0.0
+        else:
+            assert isinstance(bus, RedisBus)
+            async with Redis.from_url(bus.config.url) as client:
+                key = f"{bus.config.key_prefix}:topic:{TOPIC.name}"
+                ((entry, _),) = await client.xrange(key)
+                await client.xclaim(
+                    key, TOPIC.group, "thief", 0, [entry], idle=100_000, justid=True
+                )
+        await asyncio.wait_for(held.lost.wait(), 5)
+        delivery = await asyncio.wait_for(taken, 5)
+        assert delivery.message == request(1)
+        await held.hand_back()
+        await delivery.ack()
+    assert await stored(bus) == 0
+
+
+async def test_a_message_handed_back_goes_to_another_consumer_soon(bus: Bus, other: Bus) -> None:
+    await bus.publish(TOPIC, request(1))
+    async with bus.subscribe(TOPIC) as one, other.subscribe(TOPIC) as two:
+        await (await soon(one)).hand_back()
+        delivery = await soon(two)
+        assert delivery.message == request(1)
+        assert delivery.num_deliveries == 1
+
+
+async def test_deliveries_are_counted_and_a_poisonous_message_can_be_put_aside(bus: Bus) -> None:
+    await bus.publish(TOPIC, request(1))
+    await abandon(bus)
+    await abandon(bus)
+    async with bus.subscribe(TOPIC) as subscription:
+        delivery = await soon(subscription)
+        assert delivery.num_deliveries == 3
+        await delivery.dead_letter("kills its consumers")
+    assert await dead_letters(bus) == [(encode(request(1)), "kills its consumers")]
+    assert await stored(bus) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\xc1 no msgpack", "not msgpack"),
+        (msgpack.packb([1, 2]), "not a message"),
+        (msgpack.packb({"v": 99, "type": "Cancel", "body": {}}), "schema version 99"),
+        (msgpack.packb({"v": 1, "type": "Rumour", "body": {}}), "unknown message type 'Rumour'"),
+        (msgpack.packb({"v": 1, "type": "Cancel", "body": {}}), "lacks request_id"),
+        (encode(Cancel("1")), "Cancel on topic work"),
+        (b"x" * (MAX_MESSAGE_BYTES + 1), "the limit is"),
+    ],
+)
+async def test_a_malformed_message_is_put_aside_and_stops_nobody(
+    bus: Bus, data: bytes, reason: str
+) -> None:
+    await put_raw(bus, data)
+    await bus.publish(TOPIC, request(1))
+    async with bus.subscribe(TOPIC) as subscription:
+        delivery = await soon(subscription)
+        assert delivery.message == request(1)
+        await delivery.ack()
+    ((letter, why),) = await dead_letters(bus)
+    assert letter == data
+    assert reason in why
+    assert await stored(bus) == 0
+
+
+async def test_an_oversize_message_is_refused_at_the_sender(bus: Bus) -> None:
+    with pytest.raises(OversizeError, match="the limit is"):
+        await bus.publish(TOPIC, request(1, MAX_MESSAGE_BYTES))
+
+
+async def test_a_cancelled_wait_loses_no_message(bus: Bus) -> None:
+    async with bus.subscribe(TOPIC) as subscription:
+        for number in range(5):
+            waiting = asyncio.create_task(subscription.next())
+            await asyncio.wait([waiting], timeout=0.05 * (number % 2))
+            await bus.publish(TOPIC, request(number))
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            delivery = await soon(subscription)
+            assert delivery.message == request(number)
+            await delivery.ack()
+
+
+async def test_a_message_fetched_for_nobody_goes_back_on_leaving(bus: Bus) -> None:
+    async with bus.subscribe(TOPIC) as subscription:
+        waiting = asyncio.create_task(subscription.next())
+        await asyncio.wait([waiting], timeout=0.05)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        await bus.publish(TOPIC, request(1))
+    async with bus.subscribe(TOPIC) as subscription:
+        assert (await soon(subscription)).num_deliveries in (1, 2)
+
+
+async def test_a_full_topic_refuses_instead_of_forgetting(bus_config: BusConfig) -> None:
+    bus = connect(bus_config.model_copy(update={"max_topic_messages": 3}))
+    for number in range(3):
+        await bus.publish(TOPIC, request(number))
+    with pytest.raises(BusError, match="holds its 3 messages"):
+        await bus.publish(TOPIC, request(3))
+    await bus.close()
+
+
+async def test_an_inbox_keeps_the_order_and_drops_malformed_messages(bus: Bus) -> None:
+    async with bus.receive("mine") as messages:
+        for number in range(5):
+            await bus.send(["mine"], Cancel(str(number)))
+            if isinstance(bus, MemoryBus):
+                bus.send_bytes("mine", b"rubbish")
+            else:
+                await bus.send_bytes(["mine"], b"rubbish")  # type: ignore[attr-defined]
+        for number in range(5):
+            assert await asyncio.wait_for(anext(messages), 5) == Cancel(str(number))
+
+
+async def test_one_message_reaches_several_inboxes(bus: Bus) -> None:
+    async with bus.receive("a") as to_a, bus.receive("b") as to_b:
+        await bus.send(["a", "b", "nobody"], Cancel("1"))
+        assert await asyncio.wait_for(anext(to_a), 5) == Cancel("1")
+        assert await asyncio.wait_for(anext(to_b), 5) == Cancel("1")
+
+
+async def test_mail_for_an_inbox_that_is_gone_vanishes(bus: Bus) -> None:
+    async with bus.receive("mine"):
+        pass
+    await bus.send(["mine"], Cancel("lost"))
+    async with bus.receive("mine") as messages:
+        await bus.send(["mine"], Cancel("kept"))
+        assert await asyncio.wait_for(anext(messages), 5) == Cancel("kept")
+
+
+async def test_a_full_inbox_drops_the_oldest(bus_config: BusConfig) -> None:
+    bus = connect(bus_config.model_copy(update={"max_inbox_messages": 100}))
+    async with bus.receive("mine") as messages:
+        for number in range(1000):
+            await bus.send(["mine"], Cancel(str(number)))
+        first = await asyncio.wait_for(anext(messages), 5)
+        assert isinstance(first, Cancel)
+        # Redis trims whole nodes of a stream, so the bound is approximate there.
+        assert 700 <= int(first.request_id) <= 900
+    await bus.close()
+
+
+def instance(name: str) -> Instance:
+    return Instance(name, "drafter", "small", f"inbox.{name}", {"a": "b"})
+
+
+async def test_instances_are_seen_until_their_lease_ends_or_they_withdraw(
+    bus: Bus, other: Bus
+) -> None:
+    assert await bus.announce([instance("b")], 0.2) == [instance("b")]
+    assert await other.announce([instance("a")], 30) == [instance("a"), instance("b")]
+    give_up = time.monotonic() + 5
+    while await bus.announce([], 1) != [instance("a")]:
+        assert time.monotonic() < give_up
+    await bus.withdraw(["a", "unknown"])
+    assert await bus.announce([], 1) == []
+
+
+async def test_a_board_is_scaled_atomically_and_within_bounds(bus: Bus, other: Bus) -> None:
+    assert await bus.scale("w", {}, 0.1, 10) == {}
+    assert await bus.scale("w", {"x": 2.0, "y": 0.5}, 0.1, 10) == {"x": 2.0, "y": 0.5}
+    await asyncio.gather(*(bus.scale("w", {"x": 1.1}, 0.1, 10) for _ in range(10)))
+    board = await other.scale("w", {"y": 1e-9}, 0.1, 10)
+    assert board["x"] == pytest.approx(2 * 1.1**10)
+    assert board["y"] == 0.1
+    assert (await bus.scale("w", {"x": 1e9}, 0.1, 10))["x"] == 10
+
+
+# What only a server can do to its clients.
+
+
+@pytest.fixture
+async def fragile(own_redis_server: RedisServer) -> AsyncIterator[Bus]:
+    config = BusConfig(
+        url=own_redis_server.url, delivery_lease_s=0.6, retry_s=20, key_prefix=uuid.uuid4().hex
+    )
+    bus = connect(config)
+    yield bus
+    await bus.close()
+
+
+async def test_readers_and_writers_survive_a_restart_of_redis(
+    fragile: Bus, own_redis_server: RedisServer
+) -> None:
+    async with AsyncExitStack() as stack:
+        subscription = await stack.enter_async_context(fragile.subscribe(TOPIC))
+        messages = await stack.enter_async_context(fragile.receive("mine"))
+        await fragile.publish(TOPIC, request(0))
+        await (await soon(subscription)).ack()
+        await fragile.publish(TOPIC, request(1))
+        waiting = asyncio.create_task(anext(messages))
+        await asyncio.to_thread(own_redis_server.stop)
+        publishing = asyncio.create_task(fragile.publish(TOPIC, request(2)))
+        await asyncio.to_thread(own_redis_server.start)
+        await publishing
+        await fragile.send(["mine"], Cancel("1"))
+        assert await asyncio.wait_for(waiting, 10) == Cancel("1")
+        seen = set()
+        while seen != {"1", "2"}:
+            delivery = await asyncio.wait_for(subscription.next(), 10)
+            seen.add(delivery.message.request_id)
+            await delivery.ack()
+
+
+async def test_a_server_that_forgot_everything_is_set_up_again(
+    fragile: Bus, own_redis_server: RedisServer
+) -> None:
+    async with fragile.subscribe(TOPIC) as subscription, fragile.receive("mine") as messages:
+        await fragile.publish(TOPIC, request(0))
+        await (await soon(subscription)).ack()
+        async with Redis.from_url(own_redis_server.url) as client:
+            await client.flushall()
+        await fragile.publish(TOPIC, request(1))
+        assert (await soon(subscription)).message == request(1)
+        mail = asyncio.create_task(anext(messages))
+        give_up = time.monotonic() + 10
+        while not mail.done():
+            await fragile.send(["mine"], Cancel("1"))
+            await asyncio.wait([mail], timeout=0.1)
+            assert time.monotonic() < give_up
+        assert mail.result() == Cancel("1")
+
+
+async def test_an_absent_server_is_reported_after_the_patience_set(
+    own_redis_server: RedisServer,
+) -> None:
+    bus = connect(BusConfig(url=own_redis_server.url, retry_s=0.3))
+    await asyncio.to_thread(own_redis_server.stop)
+    with pytest.raises(BusError, match="out of reach"):
+        await bus.publish(TOPIC, request(1))
+    await bus.close()
+    await asyncio.to_thread(own_redis_server.start)
+
+
+async def test_a_server_out_of_memory_is_reported_at_once(
+    fragile: Bus, own_redis_server: RedisServer
+) -> None:
+    async with Redis.from_url(own_redis_server.url) as client:
+        await client.config_set("maxmemory", "1")
+    with pytest.raises(BusError, match="out of memory"):
+        await fragile.publish(TOPIC, request(1))
+
+
+async def test_a_paused_server_only_delays(fragile: Bus, own_redis_server: RedisServer) -> None:
+    async with fragile.subscribe(TOPIC) as subscription:
+        await fragile.publish(TOPIC, request(1))
+        own_redis_server.pause()
+        waiting = asyncio.create_task(subscription.next())
+        await asyncio.wait([waiting], timeout=0.3)
+        assert not waiting.done()
+        own_redis_server.resume()
+        assert (await asyncio.wait_for(waiting, 20)).message == request(1)

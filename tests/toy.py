@@ -1,0 +1,140 @@
+"""A tiny decoder of our own graph, with random weights: the real interface, milliseconds a pass.
+
+Its text is not degenerate: embeddings and head are random and sharp enough that the greedy token
+depends on the context. A drafter is the target with noise on its weights, so that it agrees often
+and not always.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from services.verifier.export import GRAPH_FILE
+from services.verifier.graph import IR_VERSION, OPSET
+from services.verifier.precision import convert
+from shared.lm.manifest import FORMAT, Manifest, checksum
+
+VOCAB_SIZE, WIDTH, NUM_LAYERS, NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 96, 64, 2, 4, 2, 16
+MAX_CONTEXT = 512
+END = 1
+"""The one end-of-text token."""
+
+
+def write_toy(folder: Path, *, noise: float = 0.0, seed: int = 0, precision: str = "fp32") -> Path:
+    """Writes a decoder folder. `noise` perturbs the weights that `seed` gives."""
+    folder.mkdir(parents=True)
+    onnx.save(convert(_model(seed, noise), precision), folder / GRAPH_FILE)
+    Manifest(
+        format=FORMAT,
+        name=folder.name,
+        architecture="Toy",
+        precision=precision,
+        graph="in-place",
+        num_layers=NUM_LAYERS,
+        num_kv_heads=NUM_KV_HEADS,
+        head_size=HEAD_SIZE,
+        vocab_size=VOCAB_SIZE,
+        max_context=MAX_CONTEXT,
+        eos_token_ids=[END],
+        files={GRAPH_FILE: checksum(folder / GRAPH_FILE)},
+    ).save(folder)
+    return folder
+
+
+class _Builder:
+    def __init__(self, seed: int, noise: float) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self._rng = np.random.default_rng(seed)
+        self._noise_rng = np.random.default_rng(seed + 1000)
+        self._noise = noise
+
+    def weight(self, name: str, *shape: int, scale: float = 1.0) -> str:
+        value = self._rng.standard_normal(shape)
+        value = value + self._noise * self._noise_rng.standard_normal(shape)
+        value *= scale / np.sqrt(shape[0] if len(shape) > 1 else 1)
+        return self.constant(name, value.astype(np.float32))
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
+
+    def ints(self, *values: int) -> str:
+        name = f"ints{len(self.weights)}"
+        return self.constant(name, np.array(values, np.int64))
+
+    def add(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
+        output = output or f"out{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def norm(self, x: str, name: str) -> str:
+        return self.add(
+            "RMSNormalization", x, self.constant(name, np.ones(WIDTH, np.float32)), axis=-1
+        )
+
+    def heads(self, x: str, count: int) -> str:
+        shaped = self.add("Reshape", x, self.ints(0, 0, count, HEAD_SIZE))
+        return self.add("Transpose", shaped, perm=[0, 2, 1, 3])
+
+
+def _model(seed: int, noise: float) -> onnx.ModelProto:
+    b = _Builder(seed, noise)
+    angles = np.arange(MAX_CONTEXT)[:, None] / 100 ** (np.arange(HEAD_SIZE // 2) * 2 / HEAD_SIZE)
+    cos = b.constant("cos", np.cos(angles).astype(np.float32))
+    sin = b.constant("sin", np.sin(angles).astype(np.float32))
+    bias = b.add("Pad", "attention_bias", b.ints(0, 0, 0, 0, 0, 0, 1, 0))
+    x = b.add("Gather", b.weight("embedding", VOCAB_SIZE, WIDTH, scale=10.0), "input_ids")
+    caches = []
+    for i in range(NUM_LAYERS):
+        caches += [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
+        n = b.norm(x, f"norm{i}")
+        sizes = {"q": NUM_HEADS, "k": NUM_KV_HEADS, "v": NUM_KV_HEADS}
+        q, k, v = (
+            b.add("MatMul", n, b.weight(f"{p}{i}", WIDTH, heads * HEAD_SIZE, scale=1.5))
+            for p, heads in sizes.items()
+        )
+        q = b.add("RotaryEmbedding", q, cos, sin, "position_ids", num_heads=NUM_HEADS)
+        k = b.add("RotaryEmbedding", k, cos, sin, "position_ids", num_heads=NUM_KV_HEADS)
+        for part, new in (("key", k), ("value", v)):
+            b.add(
+                "TensorScatter",
+                f"past_key_values.{i}.{part}",
+                b.heads(new, NUM_KV_HEADS),
+                "write_indices",
+                output=f"present.{i}.{part}",
+                axis=2,
+            )
+        padded = b.add("Pad", b.heads(q, NUM_HEADS), b.ints(0, 0, 0, 0, 0, 0, 1, 0))
+        a = b.add("Attention", padded, f"present.{i}.key", f"present.{i}.value", bias)
+        a = b.add("Slice", a, b.ints(0), b.ints(-1), b.ints(2))
+        a = b.add("Transpose", a, perm=[0, 2, 1, 3])
+        a = b.add("Reshape", a, b.ints(0, 0, NUM_HEADS * HEAD_SIZE))
+        x = b.add("Add", x, b.add("MatMul", a, b.weight(f"o{i}", NUM_HEADS * HEAD_SIZE, WIDTH)))
+        h = b.add("MatMul", b.norm(x, f"mlp_norm{i}"), b.weight(f"up{i}", WIDTH, 128, scale=1.5))
+        h = b.add("Mul", h, b.add("Sigmoid", h))
+        x = b.add("Add", x, b.add("MatMul", h, b.weight(f"down{i}", 128, WIDTH, scale=1.5)))
+    flat = b.add("Reshape", b.norm(x, "final"), b.ints(-1, WIDTH))
+    chosen = b.add("Gather", flat, "logit_indices", axis=0)
+    b.add("MatMul", chosen, b.weight("head", WIDTH, VOCAB_SIZE, scale=3.0), output="logits")
+    info, int64, float32 = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.FLOAT
+    cache = ["batch", NUM_KV_HEADS, "cache", HEAD_SIZE]
+    inputs = [
+        info("input_ids", int64, ["batch", "tokens"]),
+        info("position_ids", int64, ["batch", "tokens"]),
+        info("write_indices", int64, ["batch"]),
+        info("attention_bias", float32, ["batch", 1, "tokens", "cache"]),
+        info("logit_indices", int64, ["logits"]),
+        *(info(name, float32, cache) for name in caches),
+    ]
+    outputs = [
+        info("logits", float32, ["logits", VOCAB_SIZE]),
+        *(info(name.replace("past_key_values", "present"), float32, cache) for name in caches),
+    ]
+    graph = helper.make_graph(b.nodes, "toy", inputs, outputs, b.weights)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
