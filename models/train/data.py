@@ -37,7 +37,9 @@ def prepare(work: Path) -> tuple[Tokenizer, dict[str, Stream], dict[str, Stream]
     if not (folder / "done").exists():
         _make(work, folder)
     trained = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
-    sides = ({k: Stream(np.load(folder / f"{s}-{k}.npy")) for k in KINDS} for s in ("train", "test"))
+    sides = (
+        {k: Stream(np.load(folder / f"{s}-{k}.npy")) for k in KINDS} for s in ("train", "test")
+    )
     train, test = sides
     return trained, train, test
 

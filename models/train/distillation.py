@@ -1,1 +1,118 @@
-def train_drafters(*a): raise SystemExit
+"""Drafters learn the target's own distribution, on the target's own text and on the corpus.
+
+Minions (arXiv:2402.15678) finetunes its small models on the large one's generations; here they
+learn its whole distribution at each position (forward KL), from nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from models.train import family
+from models.train.data import Stream
+from models.train.family import Member
+from models.train.training import Run
+
+SEED = 1
+BATCH, WINDOW = 16, 512
+GENERATED_SHARE = 0.5
+PROMPT_LENGTHS = (16, 64, 128)
+NUM_NEW_TOKENS = 192
+TEMPERATURES = (0.0, 0.7, 1.0)
+
+
+def train_drafters(
+    target: LlamaForCausalLM,
+    training: dict[str, Stream],
+    work: Path,
+    generate_minutes: float,
+    drafter_minutes: float,
+) -> None:
+    """Generates the target's text, once, then trains each drafter on it."""
+    target.eval()
+    generated = _generated(target, training, work / "generated.npy", generate_minutes * 60)
+    for member in family.DRAFTERS:
+        model = family.build(member).to(target.device)
+        run = Run(model, work / member.name, drafter_minutes)
+        run.train(_distillation_loss(target, training, generated, member, run))
+
+
+def _generated(
+    target: LlamaForCausalLM, training: dict[str, Stream], file: Path, budget_s: float
+) -> Stream:
+    """Text that the target continues from training prompts: greedy, cooled and free."""
+    if not file.exists():
+        rng = np.random.default_rng(SEED)
+        torch.manual_seed(SEED)
+        pieces: list[np.ndarray] = []
+        started = time.monotonic()
+        batch = 0
+        while time.monotonic() - started < budget_s:
+            kind = "chat" if batch % 3 == 0 else "code"
+            prompts = training[kind].windows(48, PROMPT_LENGTHS[batch % len(PROMPT_LENGTHS)], rng)
+            temperature = TEMPERATURES[batch // 3 % len(TEMPERATURES)]
+            pieces.append(_continue(target, torch.from_numpy(prompts), temperature))
+            batch += 1
+            num_tokens = sum(piece.size for piece in pieces)
+            print(f"generated {num_tokens} tokens, {time.monotonic() - started:.0f} s", flush=True)
+        np.save(file, np.concatenate([piece.ravel() for piece in pieces]).astype(np.uint16))
+    return Stream(np.load(file))
+
+
+@torch.no_grad()
+def _continue(target: LlamaForCausalLM, prompts: torch.Tensor, temperature: float) -> np.ndarray:
+    """Prompts with their continuations [n, length]; the end of a text does not stop it."""
+    drawing = (
+        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    )
+    ids = prompts.to(target.device)
+    generated = target.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=NUM_NEW_TOKENS,
+        min_new_tokens=NUM_NEW_TOKENS,
+        eos_token_id=None,
+        top_k=0,
+        **drawing,
+    )
+    return generated.cpu().numpy()
+
+
+def _distillation_loss(
+    target: LlamaForCausalLM,
+    training: dict[str, Stream],
+    generated: Stream,
+    member: Member,
+    run: Run,
+) -> Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]:
+    num_generated = round(BATCH * GENERATED_SHARE)
+    num_chats = round((BATCH - num_generated) * member.chat_share)
+
+    def next_loss() -> tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]:
+        rng = np.random.default_rng((SEED, run.step))
+        windows = [
+            generated.windows(num_generated, WINDOW, rng),
+            training["chat"].windows(num_chats, WINDOW, rng),
+            training["code"].windows(BATCH - num_generated - num_chats, WINDOW, rng),
+        ]
+        ids = torch.from_numpy(np.concatenate(windows)).to(target.device)
+        with torch.no_grad(), torch.autocast(target.device.type, torch.bfloat16):
+            wanted = target(input_ids=ids).logits
+
+        def loss_of(model: LlamaForCausalLM) -> torch.Tensor:
+            with torch.autocast(target.device.type, torch.bfloat16):
+                logits = model(input_ids=ids).logits
+            student = functional.log_softmax(logits.float().flatten(0, 1), dim=-1)
+            teacher = functional.log_softmax(wanted.float().flatten(0, 1), dim=-1)
+            return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+        return loss_of, ids.numel()
+
+    return next_loss

@@ -37,7 +37,10 @@ class Run:
         others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [
             (torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.05), MUON_RATE),
-            (torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0), ADAM_RATE),
+            (
+                torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0),
+                ADAM_RATE,
+            ),
         ]
         self._resume()
 
@@ -64,7 +67,9 @@ class Run:
         self.num_tokens += num_tokens
         self.elapsed_s += time.monotonic() - started
 
-    def train(self, next_loss: Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]) -> None:
+    def train(
+        self, next_loss: Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]
+    ) -> None:
         """Advances until the budget is spent, with a checkpoint every few minutes."""
         self.model.train()
         saved = time.monotonic()
