@@ -57,6 +57,8 @@ class Client:
         self.model = model
         self.inbox = f"gateway.test.{uuid.uuid4().hex}"
         self.answers: dict[str, Answer] = {}
+        self.endings: asyncio.Queue[str] = asyncio.Queue()
+        """Request ids, as they end for the first time."""
 
     async def submit(
         self,
@@ -117,7 +119,10 @@ class Client:
     async def _read(self, messages: AsyncIterator[object]) -> None:
         async for message in messages:
             assert isinstance(message, Tokens | Finished | Failed | Cancelled)
-            self.answers[message.request_id].take(message)
+            answer = self.answers[message.request_id]
+            if not isinstance(message, Tokens) and not answer.ended.is_set():
+                self.endings.put_nowait(message.request_id)
+            answer.take(message)
 
 
 @asynccontextmanager

@@ -69,9 +69,9 @@ def _generated(
 @torch.no_grad()
 def _continue(target: LlamaForCausalLM, prompts: torch.Tensor, temperature: float) -> np.ndarray:
     """Prompts with their continuations [n, length]; the end of a text does not stop it."""
-    drawing = (
-        {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    )
+    drawing: dict[str, float] = {"do_sample": False}
+    if temperature > 0:
+        drawing = {"do_sample": True, "temperature": temperature, "top_k": 0}
     ids = prompts.to(target.device)
     generated = target.generate(
         input_ids=ids,
@@ -79,7 +79,6 @@ def _continue(target: LlamaForCausalLM, prompts: torch.Tensor, temperature: floa
         max_new_tokens=NUM_NEW_TOKENS,
         min_new_tokens=NUM_NEW_TOKENS,
         eos_token_id=None,
-        top_k=0,
         **drawing,
     )
     return generated.cpu().numpy()
