@@ -95,6 +95,7 @@ class Cancelled:
     """Terminal: ended because the gateway asked for it, or because nobody waits any more."""
 
     request_id: str
+    speculation: SpeculationReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class VerifierService(Service):
                 await self._engine.prefill(session)
                 while session.reason is None:
                     if request.request_id in self._cancelled:
-                        return Cancelled(request.request_id)
+                        return Cancelled(request.request_id, session.report())
                     if request.deadline < time.time():
                         return _expired(session)
                     draft = await self._speculation.draft(session)

@@ -1,0 +1,55 @@
+"""The door: how much is let in, and what is told to those who are not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from services.gateway import metrics
+from shared.errors import OverloadedError, UnavailableError
+
+RETRY_AFTER_S = 1.0
+
+
+class Admission:
+    """Counts what is in flight; full means a refusal at once, never a queue without end."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        self._max_in_flight = max_in_flight
+        self.num_in_flight = 0
+        self._is_closed = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
+
+    @contextmanager
+    def enter(self, count: int) -> Iterator[None]:
+        """Admits `count` requests together for the time of the body."""
+        if self._is_closed:
+            metrics.REJECTIONS.labels("draining").inc()
+            raise UnavailableError("this gateway is shutting down; try again")
+        if self.num_in_flight + count > self._max_in_flight:
+            metrics.REJECTIONS.labels("full").inc()
+            raise OverloadedError(
+                f"{self.num_in_flight} requests are in flight, the most that are let in is "
+                f"{self._max_in_flight}",
+                RETRY_AFTER_S,
+            )
+        self._count(count)
+        try:
+            yield
+        finally:
+            self._count(-count)
+
+    async def close(self) -> None:
+        """Lets nobody in any more; returns when all who are in have left."""
+        self._is_closed = True
+        await self._is_idle.wait()
+
+    def _count(self, change: int) -> None:
+        self.num_in_flight += change
+        metrics.IN_FLIGHT.set(self.num_in_flight)
+        if self.num_in_flight > 0:
+            self._is_idle.clear()
+        else:
+            self._is_idle.set()

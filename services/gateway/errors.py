@@ -1,0 +1,89 @@
+"""From errors to HTTP: the one place. Shapes and types are OpenAI's."""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from services.gateway.responses import Json, error
+from shared.errors import OverloadedError, QuorumError
+from shared.log import request_scope
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RETRY_AFTER_S = 2
+REQUEST_ID = web.RequestKey("request_id", str)
+
+# Code -> HTTP status, OpenAI's type, OpenAI's code.
+STATUSES: dict[str, tuple[int, str, str | None]] = {
+    "invalid_request": (400, "invalid_request_error", None),
+    "not_found": (404, "invalid_request_error", "model_not_found"),
+    "overloaded": (429, "rate_limit_error", "rate_limit_exceeded"),
+    "unavailable": (503, "service_unavailable_error", "unavailable"),
+    "bus_unavailable": (503, "service_unavailable_error", "bus_unavailable"),
+    "deadline_exceeded": (504, "timeout_error", "deadline_exceeded"),
+}
+_GIVEN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+
+
+class NotFoundError(QuorumError):
+    code = "not_found"
+
+
+def body_of(failure: QuorumError) -> tuple[Json, int]:
+    """OpenAI's error body, and the status."""
+    status, kind, code = STATUSES.get(failure.code, (500, "server_error", failure.code))
+    return error(str(failure), kind, getattr(failure, "param", None), code), status
+
+
+@web.middleware
+async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Gives each request an id and turns whatever goes wrong into an answer."""
+    given = request.headers.get("x-request-id", "")
+    request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+    with request_scope(request[REQUEST_ID]):
+        response = await _respond(request, handler)
+    if not response.prepared:
+        response.headers["x-request-id"] = request[REQUEST_ID]
+    return response
+
+
+async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except QuorumError as failure:
+        body, status = body_of(failure)
+        response = web.json_response(body, status=status)
+        if isinstance(failure, OverloadedError):
+            response.headers["Retry-After"] = str(max(1, round(failure.retry_after_s)))
+        elif status == 503:
+            response.headers["Retry-After"] = str(RETRY_AFTER_S)
+        return response
+    except web.HTTPException as failure:
+        if failure.status < 400:
+            raise
+        text = _http_text(request, failure)
+        return web.json_response(
+            error(text, "invalid_request_error", None, None), status=failure.status
+        )
+    except ConnectionResetError:
+        raise
+    except Exception:
+        logger.exception("a fault of ours")
+        body = error("an internal error; see the logs", "server_error", None, "internal_error")
+        return web.json_response(body, status=500)
+
+
+def _http_text(request: web.Request, failure: web.HTTPException) -> str:
+    if failure.status == 404:
+        return f"there is no {request.method} {request.path[:200]}"
+    if failure.status == 405:
+        return f"{request.path[:200]} does not take {request.method}"
+    if failure.status == 413:
+        return "the body is too large"
+    return failure.reason

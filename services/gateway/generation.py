@@ -1,0 +1,219 @@
+"""One completion from admission to its end: tokens in, text out, stop strings, the clock.
+
+A choice is one straight asynchronous generator; routes only shape what it yields.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from services.gateway import metrics
+from services.gateway.replies import Replies, Request
+from services.gateway.stops import StopScanner
+from services.gateway.text import Detokenizer, TextModel
+from shared.bus.base import Bus
+from shared.errors import InvalidRequestError, QuorumError, UnavailableError
+from shared.log import request_scope
+from shared.messages import (
+    Cancel,
+    Cancelled,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Sampling,
+    SpeculationReport,
+)
+from shared.registry import Registry
+from shared.topics import generate_requests
+
+logger = logging.getLogger(__name__)
+GRACE_S = 2.0
+"""Beyond the deadline, for the verifier's own message that it has passed."""
+
+
+class DeadlineError(QuorumError):
+    code = "deadline_exceeded"
+
+
+class FailedError(QuorumError):
+    """A service reported that the request failed."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(failed.message)
+        self.code = failed.code
+
+
+def raise_failed(failed: Failed) -> None:
+    """The error that a Failed message stands for."""
+    if failed.code == InvalidRequestError.code:
+        raise InvalidRequestError(failed.message, failed.param)
+    if failed.code == DeadlineError.code:
+        raise DeadlineError(failed.message)
+    raise FailedError(failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one choice asks for."""
+
+    prompt: Sequence[int]
+    max_tokens: int
+    sampling: Sampling
+    stop_tokens: Sequence[int]
+    stops: Sequence[str]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Newly certain text, and all tokens so far; the last piece has a reason and a report."""
+
+    text: str
+    num_tokens: int
+    reason: str | None = None
+    speculation: SpeculationReport | None = None
+
+
+class Generator:
+    """Turns wanted choices into pieces of text."""
+
+    def __init__(
+        self, bus: Bus, registry: Registry, inbox: str, text: TextModel, replies: Replies
+    ) -> None:
+        self._bus = bus
+        self._registry = registry
+        self._inbox = inbox
+        self._text = text
+        self._replies = replies
+        self._topic = generate_requests(text.manifest.name)
+
+    async def generate(self, wanted: Wanted) -> AsyncGenerator[Piece, None]:
+        """Pieces up to one with a reason. Raises QuorumErrors; whoever stops listening early
+        cancels the request everywhere."""
+        model = self._text.manifest.name
+        if not self._registry.live("verifier", model):
+            raise UnavailableError(f"no verifier of {model} is live; try again soon")
+        request = GenerateRequest(
+            uuid.uuid4().hex,
+            self._inbox,
+            list(wanted.prompt),
+            wanted.max_tokens,
+            wanted.sampling,
+            list(wanted.stop_tokens),
+            time.time() + wanted.timeout_s,
+        )
+        clock = Clock(model)
+        is_over = False
+        with request_scope(request.request_id), self._replies.waiting(request) as waiter:
+            try:
+                await self._bus.publish(self._topic, request)
+                events = self._replies.events(waiter, wanted.timeout_s + GRACE_S)
+                async for piece in self._pieces(request, wanted.stops, events, clock):
+                    is_over = piece.reason is not None
+                    yield piece
+            except TimeoutError as error:
+                metrics.FAILURES.labels(model, DeadlineError.code).inc()
+                raise DeadlineError(f"no answer within {wanted.timeout_s:g} s") from error
+            except QuorumError as error:
+                is_over = isinstance(error, FailedError | InvalidRequestError)
+                metrics.FAILURES.labels(model, error.code).inc()
+                raise
+            finally:
+                if not is_over:
+                    await self._cancel(request)
+
+    async def _pieces(
+        self,
+        request: GenerateRequest,
+        stops: Sequence[str],
+        events: AsyncIterator[object],
+        clock: Clock,
+    ) -> AsyncIterator[Piece]:
+        detokenizer = Detokenizer(self._text)
+        scanner = StopScanner(stops)
+        num_tokens = 0
+        async for event in events:
+            if isinstance(event, list):
+                clock.tick(len(event))
+                text = ""
+                for token in event if not scanner.is_stopped else ():
+                    num_tokens += 1
+                    text += scanner.push(detokenizer.push(token))
+                    if scanner.is_stopped:
+                        # The verifier knows no text; its terminal message follows the cancel.
+                        await self._cancel(request)
+                        break
+                if text:
+                    yield Piece(text, num_tokens)
+            elif isinstance(event, Failed):
+                raise_failed(event)
+            elif isinstance(event, Finished) or (
+                isinstance(event, Cancelled) and scanner.is_stopped
+            ):
+                text = "" if scanner.is_stopped else scanner.push(detokenizer.flush())
+                text += scanner.flush()
+                reason = event.reason if isinstance(event, Finished) else "stop"
+                reason = "stop" if scanner.is_stopped else reason
+                clock.end(reason, len(request.prompt), num_tokens, event.speculation)
+                yield Piece(text, num_tokens, reason, event.speculation)
+            else:
+                raise UnavailableError("the request was cancelled by the server")
+
+    async def _cancel(self, request: Request) -> None:
+        """Tells every verifier: any of them may hold the request, or take it over."""
+        verifiers = self._registry.live("verifier", self._text.manifest.name)
+        await self._bus.send([v.inbox for v in verifiers], Cancel(request.request_id))
+
+
+class Clock:
+    """Measures one choice, and logs and counts its end."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._started = time.perf_counter()
+        self._first: float | None = None
+        self._last = self._started
+
+    def tick(self, num_tokens: int) -> None:
+        """Tokens have come."""
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = now
+            metrics.TIME_TO_FIRST_TOKEN.labels(self._model).observe(now - self._started)
+        else:
+            gap = (now - self._last) / num_tokens
+            for _ in range(num_tokens):
+                metrics.INTER_TOKEN_LATENCY.labels(self._model).observe(gap)
+        self._last = now
+
+    def end(
+        self, reason: str, num_prompt: int, num_tokens: int, report: SpeculationReport | None
+    ) -> None:
+        """The choice is finished."""
+        model, now = self._model, time.perf_counter()
+        metrics.END_TO_END.labels(model).observe(now - self._started)
+        metrics.SUCCESSES.labels(model, reason).inc()
+        metrics.PROMPT_TOKENS.labels(model).inc(num_prompt)
+        metrics.GENERATION_TOKENS.labels(model).inc(num_tokens)
+        rounds = report.per_round if report is not None else []
+        drafts = [(drafted, accepted) for drafted, accepted in rounds if drafted > 0]
+        metrics.DRAFTS.labels(model).inc(len(drafts))
+        metrics.DRAFT_TOKENS.labels(model).inc(sum(drafted for drafted, _ in drafts))
+        metrics.ACCEPTED_TOKENS.labels(model).inc(sum(accepted for _, accepted in drafts))
+        for _, accepted in drafts:
+            for position in range(accepted):
+                metrics.ACCEPTED_TOKENS_PER_POSITION.labels(model, str(position)).inc()
+        logger.info(
+            "%s: %d prompt and %d completion tokens, %d rounds, first token after %.3f s, "
+            "%.3f s in all",
+            reason,
+            num_prompt,
+            num_tokens,
+            len(rounds),
+            (self._first or now) - self._started,
+            now - self._started,
+        )

@@ -1,0 +1,132 @@
+"""Requests that wait for their answers: what comes back is put in order and handed to the waiter.
+
+Tokens carry offsets: what a taken-over request repeats is dropped, and a gap (a reply that a
+failing bus lost) makes the gateway publish the request again, which is safe since its tokens are
+reproducible. Each request has exactly one end here, whatever arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from services.gateway import metrics
+from shared.bus.base import Bus
+from shared.messages import (
+    Cancel,
+    Cancelled,
+    Failed,
+    Finished,
+    GenerateRequest,
+    RecommendRequest,
+    Scores,
+    Tokens,
+)
+
+logger = logging.getLogger(__name__)
+
+Request = GenerateRequest | RecommendRequest
+Terminal = Finished | Failed | Cancelled | Scores
+MAX_REPUBLISHED = 5
+GAP_PATIENCE_S = 1.0
+
+
+class Waiter:
+    """One request in flight."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.owner: str | None = None
+        """The inbox of who last sent tokens."""
+        self.has_gap = False
+        self._num_tokens = 0
+        self._arrivals: asyncio.Queue[list[int] | Terminal] = asyncio.Queue()
+
+    def take(self, message: Tokens | Terminal) -> None:
+        """Queues what is new in a message."""
+        if not isinstance(message, Tokens):
+            if isinstance(message, Finished) and message.num_tokens > self._num_tokens:
+                self.has_gap = True
+                return
+            self._arrivals.put_nowait(message)
+            return
+        self.owner = message.sender
+        if message.offset > self._num_tokens:
+            self.has_gap = True
+            return
+        new = message.tokens[self._num_tokens - message.offset :]
+        if new:
+            self._num_tokens += len(new)
+            self._arrivals.put_nowait(new)
+
+    async def next(self) -> list[int] | Terminal:
+        """New tokens, or the terminal message."""
+        return await self._arrivals.get()
+
+
+class Replies:
+    """All waiters of one gateway, fed from its inbox."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        publish: Callable[[Request], Awaitable[None]],
+        is_queued: Callable[[Request], Awaitable[bool]],
+        silence_s: float,
+    ) -> None:
+        self._bus = bus
+        self._publish = publish
+        self._is_queued = is_queued
+        self._silence_s = silence_s
+        self._waiters: dict[str, Waiter] = {}
+
+    @contextmanager
+    def waiting(self, request: Request) -> Iterator[Waiter]:
+        """Registers a request for the time of the body."""
+        waiter = self._waiters[request.request_id] = Waiter(request)
+        try:
+            yield waiter
+        finally:
+            del self._waiters[request.request_id]
+
+    async def receive(self, message: object) -> None:
+        """Hands an inbox message to its waiter; whoever works for nobody is told to stop."""
+        if not isinstance(message, Tokens | Finished | Failed | Cancelled | Scores):
+            logger.warning("unexpected %s in the inbox", type(message).__name__)
+            return
+        waiter = self._waiters.get(message.request_id)
+        if waiter is not None:
+            waiter.take(message)
+        elif isinstance(message, Tokens):
+            await self._bus.send([message.sender], Cancel(message.request_id))
+
+    async def events(self, waiter: Waiter, timeout_s: float) -> AsyncIterator[list[int] | Terminal]:
+        """All of a request's arrivals up to its terminal message. Publishes the request again
+        when replies were lost, or when nothing is heard although nothing is queued. Raises
+        TimeoutError when the request is not over within `timeout_s`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        num_republished = 0
+        while True:
+            patience_s = GAP_PATIENCE_S if waiter.has_gap else self._silence_s
+            try:
+                async with asyncio.timeout_at(min(deadline, loop.time() + patience_s)):
+                    event = await waiter.next()
+            except TimeoutError:
+                if loop.time() >= deadline:
+                    raise
+                if num_republished < MAX_REPUBLISHED and not await self._is_queued(waiter.request):
+                    num_republished += 1
+                    await self._publish_again(waiter)
+                continue
+            yield event
+            if not isinstance(event, list):
+                return
+
+    async def _publish_again(self, waiter: Waiter) -> None:
+        waiter.has_gap = False
+        metrics.REPUBLISHED.inc()
+        logger.warning("published again: replies were lost, or nobody works on it")
+        await self._publish(waiter.request)

@@ -1,0 +1,127 @@
+"""The bodies that the REST routes answer with, in OpenAI's shapes. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from shared.messages import Scores, SpeculationReport
+
+Json = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What all parts of one answer share: `kind` is `completion` or `chat`."""
+
+    kind: str
+    response_id: str
+    created: int
+    model: str
+
+    def whole(self, choices: Sequence[Json], usage: Json) -> Json:
+        """The answer in one piece."""
+        name = "chat.completion" if self.kind == "chat" else "text_completion"
+        return {**self._head(name), "choices": list(choices), "usage": usage}
+
+    def chunk(self, choices: Sequence[Json], usage: Json | None = None) -> Json:
+        """A part of a streamed answer; the last one has no choices and the usage."""
+        name = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
+        body = {**self._head(name), "choices": list(choices)}
+        return body if usage is None else {**body, "usage": usage}
+
+    def choice(self, index: int, text: str, reason: str | None) -> Json:
+        """One finished choice."""
+        content: Json = {"text": text}
+        if self.kind == "chat":
+            content = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        return {"index": index, **content, "logprobs": None, "finish_reason": reason}
+
+    def delta(self, index: int, text: str, reason: str | None, is_first: bool) -> Json:
+        """What is new in one choice of a stream."""
+        content: Json = {"text": text}
+        if self.kind == "chat":
+            delta: Json = {"role": "assistant", "content": text} if is_first else {}
+            if text and not is_first:
+                delta = {"content": text}
+            content = {"delta": delta}
+        return {"index": index, **content, "logprobs": None, "finish_reason": reason}
+
+    def _head(self, name: str) -> Json:
+        return {
+            "id": self.response_id,
+            "object": name,
+            "created": self.created,
+            "model": self.model,
+        }
+
+
+def usage(num_prompt_tokens: int, num_completion_tokens: int) -> Json:
+    return {
+        "prompt_tokens": num_prompt_tokens,
+        "completion_tokens": num_completion_tokens,
+        "total_tokens": num_prompt_tokens + num_completion_tokens,
+    }
+
+
+def speculation(report: SpeculationReport) -> Json:
+    """vLLM's `metrics.speculative_decoding` object, and what each drafter did."""
+    rounds = report.per_round
+    drafts = [(drafted, accepted) for drafted, accepted in rounds if drafted > 0]
+    num_drafted = sum(drafted for drafted, _ in drafts)
+    num_accepted = sum(accepted for _, accepted in drafts)
+    by_length: dict[int, Counter[int]] = {}
+    for drafted, accepted in drafts:
+        by_length.setdefault(drafted, Counter())[accepted] += 1
+    return {
+        "mean_acceptance_length": 1 + num_accepted / len(drafts) if drafts else 1.0,
+        "draft_acceptance_rate": num_accepted / num_drafted if num_drafted else 0.0,
+        "acceptance_histogram": _histogram(Counter(accepted for _, accepted in drafts)),
+        "acceptance_histogram_by_draft_length": {
+            str(length): _histogram(counts) for length, counts in sorted(by_length.items())
+        },
+        "num_spec_steps": len(drafts),
+        "num_accepted_draft_tokens": num_accepted,
+        "num_draft_tokens": num_drafted,
+        "num_spec_tokens": max((drafted for drafted, _ in drafts), default=0),
+        "num_target_passes": len(rounds),
+        "num_draft_timeouts": report.num_timeouts,
+        "drafters": [
+            {
+                "name": drafter.drafter,
+                "num_proposals": drafter.num_proposals,
+                "num_proposed_tokens": drafter.num_proposed_tokens,
+                "num_votes_won": drafter.num_votes_won,
+                "agreement": drafter.num_agreed_tokens / drafter.num_proposed_tokens
+                if drafter.num_proposed_tokens
+                else 0.0,
+                "weight": drafter.weight,
+            }
+            for drafter in report.drafters
+        ],
+    }
+
+
+def error(message: str, kind: str, param: str | None, code: str | None) -> Json:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def recommendations(model: str, scores: Scores) -> Json:
+    pairs = zip(scores.items, scores.scores, strict=True)
+    return {
+        "object": "list",
+        "model": model,
+        "version": scores.version,
+        "data": [
+            {"item": item, "score": score, "rank": rank}
+            for rank, (item, score) in enumerate(pairs, 1)
+        ],
+        "num_unknown": scores.num_unknown,
+    }
+
+
+def _histogram(counts: Counter[int]) -> list[int]:
+    """Index is the number of accepted tokens."""
+    return [counts[n] for n in range(max(counts, default=-1) + 1)]

@@ -1,0 +1,277 @@
+"""The routes of generation: check, admit, generate, answer. Errors are shaped in errors.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from aiohttp import web
+
+from services.gateway import responses
+from services.gateway.admission import Admission
+from services.gateway.config import GatewayConfig
+from services.gateway.errors import REQUEST_ID, NotFoundError, body_of
+from services.gateway.generation import Generator, Piece, Wanted
+from services.gateway.responses import Json, Shape
+from services.gateway.schemas import ChatBody, CompletionBody, GenerationBody, parse
+from services.gateway.text import TextModel
+from shared.errors import InvalidRequestError, QuorumError
+from shared.messages import SpeculationReport
+from shared.registry import Registry
+
+DEFAULT_COMPLETION_TOKENS = 16
+
+
+@dataclass(slots=True)
+class Choice:
+    """One completion in the making."""
+
+    index: int
+    wanted: Wanted
+    text: str = ""
+    num_tokens: int = 0
+    reason: str | None = None
+    speculation: SpeculationReport | None = None
+    is_begun: bool = field(default=False)
+
+    def add(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.num_tokens = piece.num_tokens
+        self.reason = piece.reason
+        self.speculation = piece.speculation
+
+
+class GenerationRoutes:
+    """Completions and chats."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        text: TextModel,
+        generator: Generator,
+        admission: Admission,
+        registry: Registry,
+    ) -> None:
+        self._config = config
+        self._text = text
+        self._generator = generator
+        self._admission = admission
+        self._registry = registry
+
+    def add_to(self, app: web.Application) -> None:
+        app.router.add_post("/v1/completions", self.completions)
+        app.router.add_post("/v1/chat/completions", self.chat_completions)
+        app.router.add_get("/v1/models", self.models)
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        body = parse(CompletionBody, await request.read())
+        prompts = [self._text.encode(p) if isinstance(p, str) else p for p in body.prompts]
+        limit = body.max_tokens or DEFAULT_COMPLETION_TOKENS
+        return await self._answer(request, body, "completion", prompts, limit)
+
+    async def chat_completions(self, request: web.Request) -> web.StreamResponse:
+        body = parse(ChatBody, await request.read())
+        prompt = self._text.encode_chat(
+            [{"role": m.role, "content": m.text} for m in body.messages]
+        )
+        room = self._text.manifest.max_context - len(prompt)
+        given = body.max_completion_tokens or body.max_tokens
+        limit = given or max(1, min(room, self._config.max_completion_tokens))
+        return await self._answer(request, body, "chat", [prompt], limit)
+
+    async def models(self, _: web.Request) -> web.Response:
+        """The target model and the draft models that are live."""
+        name = self._text.manifest.name
+        drafters = sorted({i.name for i in self._registry.live("drafter")})
+        entry = {"object": "model", "created": 0, "owned_by": "quorum"}
+        target = {
+            **entry,
+            "id": name,
+            "max_model_len": self._text.manifest.max_context,
+            "drafters": drafters,
+            "verifiers": len(self._registry.live("verifier", name)),
+        }
+        recommenders = [
+            {**entry, "id": i, "kind": "recommender"}
+            for i in sorted({i.name for i in self._registry.live("recommender")})
+        ]
+        return web.json_response({"object": "list", "data": [target, *recommenders]})
+
+    async def _answer(
+        self,
+        request: web.Request,
+        body: GenerationBody,
+        kind: str,
+        prompts: Sequence[list[int]],
+        max_tokens: int,
+    ) -> web.StreamResponse:
+        choices = self._choices(body, prompts, max_tokens)
+        num_prompt_tokens = sum(len(prompt) for prompt in prompts)
+        prefix = "chatcmpl" if kind == "chat" else "cmpl"
+        shape = Shape(
+            kind, f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.manifest.name
+        )
+        with self._admission.enter(len(choices)):
+            async with aclosing(self._run(choices)) as pieces:
+                if body.stream:
+                    return await self._stream(
+                        request, body, shape, choices, pieces, num_prompt_tokens
+                    )
+                async for _ in pieces:
+                    pass
+        done = [shape.choice(c.index, c.text, c.reason) for c in choices]
+        total = responses.usage(num_prompt_tokens, sum(c.num_tokens for c in choices))
+        return web.json_response({**shape.whole(done, total), **_metrics(body, choices)})
+
+    def _choices(
+        self, body: GenerationBody, prompts: Sequence[list[int]], max_tokens: int
+    ) -> list[Choice]:
+        """One choice for each prompt and each of its `n`; raises for what cannot be served."""
+        manifest = self._text.manifest
+        if body.model not in (None, manifest.name):
+            raise NotFoundError(f"model {body.model!r} does not exist; there is {manifest.name}")
+        if len(prompts) * body.n > self._config.max_choices:
+            raise InvalidRequestError(
+                f"{len(prompts)} prompts with n={body.n} make {len(prompts) * body.n} choices; "
+                f"at most {self._config.max_choices} are served at a time",
+                "n",
+            )
+        for prompt in prompts:
+            if len(prompt) + max_tokens > manifest.max_context:
+                raise InvalidRequestError(
+                    f"the prompt has {len(prompt)} tokens and {max_tokens} more are wanted; the "
+                    f"model's context is {manifest.max_context} tokens",
+                    "messages" if isinstance(body, ChatBody) else "prompt",
+                )
+            if max(prompt, default=0) >= manifest.vocab_size:
+                raise InvalidRequestError(
+                    f"token ids must be below {manifest.vocab_size}", "prompt"
+                )
+        # Absent seeds are drawn here, so that a published request is reproducible.
+        seed = body.seed if body.seed is not None else secrets.randbits(63)
+        eos = [] if body.ignore_eos else manifest.eos_token_ids
+        timeout_s = min(
+            body.timeout or self._config.request_timeout_s, self._config.request_timeout_s
+        )
+        base = Wanted(
+            [],
+            max_tokens,
+            body.sampling(seed, manifest.vocab_size),
+            [*eos, *body.stop_token_ids],
+            body.stops,
+            timeout_s,
+        )
+        choices: list[Choice] = []
+        for prompt in prompts:
+            for number in range(body.n):
+                sampling = replace(base.sampling, seed=_offset(seed, number))
+                wanted = replace(base, prompt=prompt, sampling=sampling)
+                choices.append(Choice(len(choices), wanted))
+        return choices
+
+    async def _run(self, choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Piece], None]:
+        """All choices at once, their pieces as they come."""
+        arrivals: asyncio.Queue[tuple[Choice, Piece] | None] = asyncio.Queue()
+
+        async def follow(choice: Choice) -> None:
+            async with aclosing(self._generator.generate(choice.wanted)) as pieces:
+                async for piece in pieces:
+                    choice.add(piece)
+                    arrivals.put_nowait((choice, piece))
+
+        tasks = [asyncio.create_task(follow(choice)) for choice in choices]
+        everything = asyncio.gather(*tasks)
+        everything.add_done_callback(lambda _: arrivals.put_nowait(None))
+        try:
+            while (arrival := await arrivals.get()) is not None:
+                yield arrival
+            await everything
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, everything, return_exceptions=True)
+
+    async def _stream(
+        self,
+        request: web.Request,
+        body: GenerationBody,
+        shape: Shape,
+        choices: Sequence[Choice],
+        pieces: AsyncIterator[tuple[Choice, Piece]],
+        num_prompt_tokens: int,
+    ) -> web.StreamResponse:
+        """Server-sent events. The headers go out with the first piece, so that an error before
+        it is an ordinary error response."""
+        first = await anext(pieces)
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        )
+        response.headers["x-request-id"] = request[REQUEST_ID]
+        await response.prepare(request)
+        try:
+            await _write(response, shape.chunk([_delta(shape, *first)]))
+            async for arrival in _with_pings(pieces, response, self._config.ping_s):
+                await _write(response, shape.chunk([_delta(shape, *arrival)]))
+        except QuorumError as error:
+            await _write(response, body_of(error)[0])
+        else:
+            if body.stream_options is not None and body.stream_options.include_usage:
+                total = responses.usage(num_prompt_tokens, sum(c.num_tokens for c in choices))
+                await _write(response, {**shape.chunk([], total), **_metrics(body, choices)})
+            elif body.return_speculation:
+                await _write(response, {**shape.chunk([]), **_metrics(body, choices)})
+        await response.write(b"data: [DONE]\n\n")
+        await response.write_eof()
+        return response
+
+
+def _delta(shape: Shape, choice: Choice, piece: Piece) -> Json:
+    is_first = not choice.is_begun
+    choice.is_begun = True
+    return shape.delta(choice.index, piece.text, piece.reason, is_first)
+
+
+def _metrics(body: GenerationBody, choices: Sequence[Choice]) -> Json:
+    """The speculation of the only choice; null for several, as in vLLM."""
+    if not body.return_speculation:
+        return {}
+    report = choices[0].speculation if len(choices) == 1 else None
+    detail = None if report is None else responses.speculation(report)
+    seed = choices[0].wanted.sampling.seed
+    return {"metrics": {"speculative_decoding": detail, "seed": seed}}
+
+
+async def _write(response: web.StreamResponse, body: Json) -> None:
+    await response.write(b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n")
+
+
+async def _with_pings(
+    pieces: AsyncIterator[tuple[Choice, Piece]], response: web.StreamResponse, ping_s: float
+) -> AsyncIterator[tuple[Choice, Piece]]:
+    """The pieces; while there are none, a comment line now and then keeps proxies awake."""
+    while True:
+        following = asyncio.ensure_future(anext(pieces, None))
+        try:
+            while not following.done():
+                await asyncio.wait([following], timeout=ping_s)
+                if not following.done():
+                    await response.write(b": ping\n\n")
+            arrival = following.result()
+        finally:
+            if not following.done():
+                following.cancel()
+                await asyncio.wait([following])
+        if arrival is None:
+            return
+        yield arrival
+
+
+def _offset(seed: int, number: int) -> int:
+    """The seed of the n-th choice, within 64 bits."""
+    return (seed + number + (1 << 63)) % (1 << 64) - (1 << 63)

@@ -1,0 +1,210 @@
+"""The bodies that the REST routes take: what is supported, and what is refused by name.
+
+No field is ignored: one that Quorum does not know, or knows and does not support, is a 400 that
+names it, unless it asks for just what happens anyway.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Literal, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import InvalidRequestError
+from shared.messages import Sampling
+
+B = TypeVar("B", bound="Body")
+MAX_STOPS = 4
+MAX_STOP_CHARS = 256
+INT64 = 1 << 63
+
+# Fields of OpenAI's that are not supported, with the values that ask for nothing.
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "audio": (None,),
+    "best_of": (None, 1),
+    "echo": (None, False),
+    "frequency_penalty": (None,),
+    "function_call": (None, "none"),
+    "functions": (None, []),
+    "logprobs": (None, False),
+    "metadata": (None, {}),
+    "modalities": (None, ["text"]),
+    "parallel_tool_calls": (None, True, False),
+    "prediction": (None,),
+    "reasoning_effort": (None,),
+    "response_format": (None, {"type": "text"}),
+    "service_tier": (None, "auto", "default"),
+    "store": (None, False),
+    "suffix": (None, ""),
+    "tool_choice": (None, "none", "auto"),
+    "tools": (None, []),
+    "top_logprobs": (None, 0),
+    "verbosity": (None,),
+    "web_search_options": (None,),
+}
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class Body(BaseModel):
+    """Base of the bodies: strict types, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class GenerationBody(Body):
+    """What completions and chats have in common. Null means the default, as with OpenAI."""
+
+    model: str | None = None
+    n: int = Field(1, ge=1, le=128)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: Finite = Field(1.0, ge=0, le=2)
+    top_p: Finite = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: Finite = Field(0.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    presence_penalty: Finite = Field(0.0, ge=-2, le=2)
+    frequency_penalty: Finite = Field(0.0, ge=-2, le=2)
+    repetition_penalty: Finite = Field(1.0, gt=0, le=10)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]] = Field(
+        default_factory=dict, max_length=1024
+    )
+    stop: Stop | Annotated[list[Stop], Field(max_length=MAX_STOPS)] = Field(default_factory=list)
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field(default_factory=list, max_length=64)
+    ignore_eos: bool = False
+    user: str | None = Field(None, max_length=512)
+    timeout: Finite | None = Field(None, gt=0)
+    return_speculation: bool = False
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    def sampling(self, seed: int, vocab_size: int) -> Sampling:
+        """The parameters on the wire. Raises InvalidRequestError for an unknown token."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(0, self.top_k),
+            min_p=self.min_p,
+            seed=seed,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias={_token(key, vocab_size): bias for key, bias in self.logit_bias.items()},
+        )
+
+
+class CompletionBody(GenerationBody):
+    """POST /v1/completions."""
+
+    prompt: (
+        Annotated[str, Field(min_length=1)]
+        | TokenIds
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+        | Annotated[list[TokenIds], Field(min_length=1)]
+    )
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """One or several prompts, each text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [[token for token in self.prompt if isinstance(token, int)]]
+        return [p if isinstance(p, str) else list(p) for p in self.prompt if not isinstance(p, int)]
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = Field(None, max_length=64)
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class ChatBody(GenerationBody):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
+    max_completion_tokens: int | None = Field(None, ge=1)
+
+
+class RecommendBody(Body):
+    """POST /v1/recommendations: scores `candidates`, or the best `k` of the whole catalogue."""
+
+    model: str | None = None
+    context: dict[str, Annotated[list[str], Field(max_length=4096)]] = Field(default_factory=dict)
+    candidates: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
+    k: int = Field(10, ge=1, le=1000)
+    timeout: Finite | None = Field(None, gt=0)
+
+
+def parse(cls: type[B], data: bytes) -> B:
+    """The body as `cls`. Raises InvalidRequestError naming the field at fault."""
+    try:
+        content = json.loads(data, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"the body is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidRequestError("the body must be a JSON object")
+    try:
+        return cls.model_validate(_without_neutral(cls, content))
+    except ValidationError as error:
+        raise _as_request_error(error) from error
+
+
+def _without_neutral(cls: type[Body], content: Mapping[str, object]) -> dict[str, object]:
+    """Drops nulls and fields that ask for nothing; refuses those that ask for what is not there."""
+    kept = {}
+    for name, value in content.items():
+        if name in cls.model_fields:
+            if value is not None:
+                kept[name] = value
+        elif name in NEUTRAL and issubclass(cls, GenerationBody):
+            # Compared with its type: 1 is not True here.
+            if not any(value == v and type(value) is type(v) for v in NEUTRAL[name]):
+                raise InvalidRequestError(f"{name} is not supported", name)
+        else:
+            raise InvalidRequestError(f"unknown field {name[:100]!r}", name[:100])
+    return kept
+
+
+def _as_request_error(error: ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = [str(part) for part in first["loc"]]
+    param = place[0] if place else None
+    numbers = [part for part in place[1:] if part.isdigit()]
+    where = f"{param}[{']['.join(numbers)}]" if numbers else str(param)
+    return InvalidRequestError(f"{where}: {first['msg']}", param)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _token(key: str, vocab_size: int) -> int:
+    if not key.isdecimal() or len(key) > 9 or int(key) >= vocab_size:
+        raise InvalidRequestError(
+            f"logit_bias: {key[:40]!r} is no token id within 0 and {vocab_size - 1}", "logit_bias"
+        )
+    return int(key)

@@ -1,0 +1,148 @@
+"""The gateway: the REST door of Quorum. Builds the aiohttp application and runs it on the bus."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+
+from aiohttp import web
+
+from services.gateway import responses
+from services.gateway.admission import Admission
+from services.gateway.config import GatewayConfig
+from services.gateway.errors import NotFoundError, middleware
+from services.gateway.generation import DeadlineError, Generator, raise_failed
+from services.gateway.replies import Replies, Request
+from services.gateway.routes import GenerationRoutes
+from services.gateway.schemas import RecommendBody, parse
+from services.gateway.text import TextModel
+from shared.bus.base import Bus
+from shared.config import BusConfig
+from shared.errors import ConfigError, UnavailableError
+from shared.messages import Failed, GenerateRequest, RecommendRequest, Scores
+from shared.monitor import render_metrics
+from shared.runner import Part
+from shared.service import Service, background
+from shared.topics import generate_requests, recommend_requests
+
+logger = logging.getLogger(__name__)
+
+
+class GatewayService(Service):
+    """Serves HTTP on GATEWAY_HOST and GATEWAY_PORT; `port` is the real one once ready."""
+
+    def __init__(self, config: GatewayConfig, bus: Bus, bus_config: BusConfig) -> None:
+        super().__init__("gateway", config.model.name, bus, bus_config)
+        self._config = config
+        self._text: TextModel
+        self._replies = Replies(bus, self._publish, self._is_queued, config.silence_s)
+        self._admission = Admission(config.max_in_flight)
+        self.port = config.port
+
+    async def load(self) -> None:
+        self._text = await asyncio.to_thread(TextModel, self._config.model)
+
+    async def serve(self) -> None:
+        """Listens until drained: new requests are refused, those in flight end."""
+        app = self._application()
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        await runner.setup()
+        try:
+            async with background(self.read_inbox(self._replies.receive)):
+                await self._listen(runner)
+                await self.announce({"port": str(self.port)})
+                await self.draining.wait()
+                await self._admission.close()
+        finally:
+            await runner.cleanup()
+
+    def _application(self) -> web.Application:
+        app = web.Application(middlewares=[middleware], client_max_size=self._config.max_body_bytes)
+        generator = Generator(self.bus, self.registry, self.instance_id, self._text, self._replies)
+        GenerationRoutes(
+            self._config, self._text, generator, self._admission, self.registry
+        ).add_to(app)
+        app.router.add_post("/v1/recommendations", self._recommendations)
+        app.router.add_get("/health/live", self._live)
+        app.router.add_get("/health/ready", self._ready)
+        app.router.add_get("/metrics", self._metrics)
+        return app
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        site = web.TCPSite(runner, self._config.host, self._config.port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError(
+                f"GATEWAY_PORT={self._config.port} on {self._config.host} cannot be used: "
+                f"{error.strerror or error}"
+            ) from error
+        self.port = runner.addresses[0][1]
+
+    async def _recommendations(self, request: web.Request) -> web.Response:
+        body = parse(RecommendBody, await request.read())
+        model = self._config.recommender
+        if body.model not in (None, model):
+            raise NotFoundError(f"model {body.model!r} does not exist; there is {model}")
+        if not self.registry.live("recommender", model):
+            raise UnavailableError(f"no recommender of {model} is live; try again soon")
+        timeout_s = min(
+            body.timeout or self._config.request_timeout_s, self._config.request_timeout_s
+        )
+        wanted = RecommendRequest(
+            uuid.uuid4().hex,
+            self.instance_id,
+            body.context,
+            body.candidates,
+            body.k,
+            time.time() + timeout_s,
+        )
+        with self._admission.enter(1), self._replies.waiting(wanted) as waiter:
+            await self.bus.publish(recommend_requests(model), wanted)
+            try:
+                async for event in self._replies.events(waiter, timeout_s):
+                    if isinstance(event, Failed):
+                        raise_failed(event)
+                    if isinstance(event, Scores):
+                        return web.json_response(responses.recommendations(model, event))
+            except TimeoutError as error:
+                raise DeadlineError(f"no answer within {timeout_s:g} s") from error
+        raise UnavailableError("the request was cancelled by the server")
+
+    async def _live(self, _: web.Request) -> web.Response:
+        return web.json_response({"live": True})
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        """Ready when something can be served and no drain has begun."""
+        serving = {
+            "generation": bool(self.registry.live("verifier", self._text.manifest.name)),
+            "recommendation": bool(self.registry.live("recommender", self._config.recommender)),
+        }
+        is_ready = any(serving.values()) and not self.draining.is_set()
+        body = {"ready": is_ready, "draining": self.draining.is_set(), **serving}
+        return web.json_response(body, status=200 if is_ready else 503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return render_metrics()
+
+    async def _publish(self, request: Request) -> None:
+        if isinstance(request, GenerateRequest):
+            await self.bus.publish(generate_requests(self._text.manifest.name), request)
+        else:
+            await self.bus.publish(recommend_requests(self._config.recommender), request)
+
+    async def _is_queued(self, request: Request) -> bool:
+        """Whether requests of this kind wait for a consumer: silence is then no sign of loss."""
+        if isinstance(request, GenerateRequest):
+            return await self.bus.lag(generate_requests(self._text.manifest.name)) > 0
+        return await self.bus.lag(recommend_requests(self._config.recommender)) > 0
+
+
+def build(config: GatewayConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:
+    """One gateway."""
+    return [GatewayService(config, bus, bus_config)]
+
+
+PART = Part("gateway", GatewayConfig, build)

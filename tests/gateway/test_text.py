@@ -1,0 +1,49 @@
+"""Detokenization piece by piece, and stop strings, equal what the whole text would give."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.gateway.stops import StopScanner
+from services.gateway.text import Detokenizer, TextModel
+
+relaxed = settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+texts = st.text(st.sampled_from("abc T–é😀\n fox"), max_size=40)
+
+
+@relaxed
+@given(texts)
+def test_pieces_join_to_the_text(text_model: TextModel, text: str) -> None:
+    detokenizer = Detokenizer(text_model)
+    pieces = [detokenizer.push(token) for token in text_model.encode(text)]
+    assert "".join(pieces) + detokenizer.flush() == text
+    assert not any("�" in piece for piece in pieces)
+
+
+@relaxed
+@given(st.lists(st.integers(2, 300), max_size=30))
+def test_any_tokens_join_to_their_decoding(text_model: TextModel, tokens: list[int]) -> None:
+    detokenizer = Detokenizer(text_model)
+    text = "".join(detokenizer.push(token) for token in tokens) + detokenizer.flush()
+    assert text == text_model.decode(tokens)
+
+
+@given(
+    st.lists(st.text("ab", max_size=5), max_size=10),
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+)
+def test_a_scanner_cuts_where_the_whole_text_would_be_cut(
+    pieces: list[str], stops: list[str]
+) -> None:
+    scanner = StopScanner(stops)
+    seen, said = "", ""
+    for piece in pieces:
+        if not scanner.is_stopped:
+            seen += piece
+            said += scanner.push(piece)
+    places = [seen.find(stop) for stop in stops if stop in seen]
+    assert scanner.is_stopped == bool(places)
+    assert said + scanner.flush() == (seen[: min(places)] if places else seen)
