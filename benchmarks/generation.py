@@ -1,0 +1,227 @@
+"""python -m benchmarks.generation: tokens per second of the shipped family, through the REST door.
+
+Four set-ups side by side in one run: embedded and over Redis (each service a process), with all
+drafters and with none; at 1 and at 8 requests at a time. Set-ups take turns, so that a machine
+whose speed drifts hits all of them; medians and spread are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import aiohttp
+
+from models.train.corpus import documents
+
+ROOT = Path(__file__).parent.parent
+RESULT = ROOT / "benchmarks" / "results" / "generation.json"
+PROMPT_CHARS = 240
+START_TIMEOUT_S = 60.0
+SPECULATION = {"all drafters": {}, "none": {"VERIFIER_MAX_SPECULATION_LENGTH": "0"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measurement: a set-up at a number of requests at a time."""
+
+    bus: str
+    drafters: str
+    concurrency: int
+    tokens_per_s: float
+    mean_acceptance_length: float
+    outside_forward_pass: float
+    """Share of the wall time in which no target pass ran."""
+
+
+def prompts(count: int) -> list[str]:
+    """Beginnings of held-out source files."""
+    texts = [d.text for d in documents() if d.is_held_out and d.kind == "code"]
+    long = [text for text in texts if len(text) > 4 * PROMPT_CHARS]
+    return [text[PROMPT_CHARS : 2 * PROMPT_CHARS] for text in long[:count]]
+
+
+@contextmanager
+def process(arguments: Sequence[str], environment: dict[str, str]) -> Iterator[None]:
+    """A process for the time of the body, ended as an operator would end it."""
+    with tempfile.TemporaryFile() as log:
+        running = subprocess.Popen(
+            arguments, cwd=ROOT, env={**os.environ, **environment}, stdout=log, stderr=log
+        )
+        try:
+            yield
+        finally:
+            running.send_signal(signal.SIGTERM)
+            running.wait(60)
+
+
+@contextmanager
+def system(bus: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Base URLs of the gateway and of the verifier's metrics."""
+    gateway, monitor, redis = (_free_port() for _ in range(3))
+    environment = {**environment, "GATEWAY_PORT": str(gateway)}
+    url = f"http://127.0.0.1:{gateway}"
+    with ExitStack() as stack:
+        if bus == "embedded":
+            stack.enter_context(process([sys.executable, "-m", "services"], environment))
+            yield url, url
+            return
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        server = shutil.which("redis-server")
+        if server is None:
+            sys.exit("the benchmark over Redis needs redis-server on PATH")
+        options = ["--port", str(redis), "--dir", folder, "--save", "", "--appendonly", "yes"]
+        stack.enter_context(process([server, *options], {}))
+        environment["BUS_URL"] = f"redis://127.0.0.1:{redis}/0"
+        for name in ("gateway", "voter", "drafter"):
+            stack.enter_context(process([sys.executable, "-m", f"services.{name}"], environment))
+        watched = {**environment, "QUORUM_MONITOR_PORT": str(monitor)}
+        stack.enter_context(process([sys.executable, "-m", "services.verifier"], watched))
+        yield url, f"http://127.0.0.1:{monitor}"
+
+
+async def measure(
+    url: str, monitor: str, bus: str, drafters: str, concurrency: int, max_tokens: int
+) -> Sample:
+    """All prompts, so many at a time."""
+    texts = prompts(max(8, concurrency))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
+        await _until_ready(http, url)
+        await _complete(http, url, texts[0], 16)
+        passes_before = await _forward_seconds(http, monitor)
+        started = time.perf_counter()
+        gate = asyncio.Semaphore(concurrency)
+
+        async def one(text: str) -> dict[str, float]:
+            async with gate:
+                return await _complete(http, url, text, max_tokens)
+
+        answers = await asyncio.gather(*(one(text) for text in texts))
+        wall_s = time.perf_counter() - started
+        passes_s = await _forward_seconds(http, monitor) - passes_before
+    return Sample(
+        bus,
+        drafters,
+        concurrency,
+        sum(a["tokens"] for a in answers) / wall_s,
+        statistics.fmean(a["acceptance"] for a in answers),
+        1 - passes_s / wall_s,
+    )
+
+
+async def _complete(
+    http: aiohttp.ClientSession, url: str, prompt: str, max_tokens: int
+) -> dict[str, float]:
+    body = {
+        "prompt": prompt,
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "return_speculation": True,
+    }
+    async with http.post(f"{url}/v1/completions", json=body) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+    report = answer["metrics"]["speculative_decoding"]
+    return {
+        "tokens": answer["usage"]["completion_tokens"],
+        "acceptance": report["mean_acceptance_length"],
+    }
+
+
+async def _forward_seconds(http: aiohttp.ClientSession, monitor: str) -> float:
+    async with http.get(f"{monitor}/metrics") as response:
+        text = await response.text()
+    return sum(float(v) for v in re.findall(r"^forward_pass_seconds_sum\S* (\S+)$", text, re.M))
+
+
+async def _until_ready(http: aiohttp.ClientSession, url: str) -> None:
+    """Ready, and all four draft models announced."""
+    give_up = time.monotonic() + START_TIMEOUT_S
+    while True:
+        assert time.monotonic() < give_up, "the system did not get ready"
+        try:
+            async with (
+                http.get(f"{url}/health/ready") as ready,
+                http.get(f"{url}/v1/models") as models,
+            ):
+                target = (await models.json())["data"][0]
+                if ready.status == 200 and len(target["drafters"]) == 4:
+                    return
+        except aiohttp.ClientError:
+            pass
+        await asyncio.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+
+
+def report(samples: Sequence[Sample]) -> str:
+    """The table of medians, minima and maxima."""
+    lines = [
+        "| bus | drafters | at a time | tokens/s | mean acceptance length | outside passes |",
+        "|---|---|---|---|---|---|",
+    ]
+    keys = sorted({(s.concurrency, s.bus, s.drafters) for s in samples})
+    for concurrency, bus, drafters in keys:
+        chosen = [
+            s for s in samples if (s.concurrency, s.bus, s.drafters) == (concurrency, bus, drafters)
+        ]
+        speed = _spread([s.tokens_per_s for s in chosen], ".0f")
+        acceptance = statistics.median(s.mean_acceptance_length for s in chosen)
+        outside = statistics.median(s.outside_forward_pass for s in chosen)
+        lines.append(
+            f"| {bus} | {drafters} | {concurrency} | {speed} | {acceptance:.2f} | {outside:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--buses", default="embedded,redis")
+    arguments = parser.parse_args()
+    samples: list[Sample] = []
+    for repeat in range(arguments.repeats):
+        for bus in arguments.buses.split(","):
+            for drafters, environment in SPECULATION.items():
+                with system(bus, dict(environment)) as (url, monitor):
+                    for concurrency in (1, 8):
+                        sample = asyncio.run(
+                            measure(url, monitor, bus, drafters, concurrency, arguments.max_tokens)
+                        )
+                        samples.append(sample)
+                        print(f"{repeat + 1}/{arguments.repeats} {sample}", flush=True)
+    print(report(samples))
+    machine = {"python": platform.python_version(), "cores": os.cpu_count()}
+    RESULT.write_text(
+        json.dumps({"machine": machine, "samples": [asdict(s) for s in samples]}, indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
