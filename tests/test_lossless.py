@@ -121,8 +121,9 @@ async def system(
         num_threads=1,
         **{"max_batch": 8, "draft_timeout_s": 2.0, "self_test": False} | case.verifier,
     )
+    target = VerifierService(verifier, bus, bus_config)
     services: list[Service] = [
-        VerifierService(verifier, bus, bus_config),
+        target,
         *build_voters(VoterConfig(**case.voter), bus, bus_config),
     ]
     if case.drafters:
@@ -132,6 +133,9 @@ async def system(
         ]
         services += build_drafters(DrafterConfig(models=",".join(folders)), bus, bus_config)
     async with running(*services):
+        # The verifier must have seen all of them, or it decodes plainly at first.
+        while len(target.registry.live("drafter")) < len(services) - 2:
+            await target.registry.changed()
         yield lambda: Client(bus, "target")
     await close(bus)
 

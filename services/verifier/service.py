@@ -42,14 +42,7 @@ class VerifierService(Service):
         self._cancelled: OrderedDict[str, None] = OrderedDict()
         self._decoder: Decoder
         self._engine: Engine
-        self._speculation = Speculation(
-            bus,
-            self.registry,
-            self.instance_id,
-            self.name,
-            config.max_speculation_length,
-            config.draft_timeout_s,
-        )
+        self._speculation: Speculation
 
     async def load(self) -> None:
         """Loads the target model and tests it on this machine."""
@@ -63,6 +56,15 @@ class VerifierService(Service):
         if config.self_test:
             await asyncio.to_thread(self._test_rows)
         self._engine = Engine(self._decoder, config.prefill_tokens)
+        self._speculation = Speculation(
+            self.bus,
+            self.registry,
+            self.instance_id,
+            self.name,
+            self._decoder.manifest.vocab_size,
+            config.max_speculation_length,
+            config.draft_timeout_s,
+        )
 
     async def serve(self) -> None:
         """Works until drained."""

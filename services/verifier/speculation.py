@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
 
 from services.verifier import metrics
 from services.verifier.session import Session
@@ -29,6 +31,7 @@ class Speculation:
         registry: Registry,
         inbox: str,
         target: str,
+        vocab_size: int,
         max_speculation_length: int,
         timeout_s: float,
     ) -> None:
@@ -36,6 +39,7 @@ class Speculation:
         self._registry = registry
         self._inbox = inbox
         self._target = target
+        self._vocab_size = vocab_size
         self._max_length = max_speculation_length
         self._timeout_s = timeout_s
         self._rounds: dict[str, tuple[Session, asyncio.Future[Draft]]] = {}
@@ -69,7 +73,7 @@ class Speculation:
         for drafter in drafters:
             if drafter.name in unsynced:
                 session.num_sent.pop(drafter.inbox, None)
-        return _bounded(draft, length)
+        return self._bounded(draft, length)
 
     def deliver(self, draft: Draft) -> None:
         """Takes a draft from the inbox; a late one still carries the next length."""
@@ -90,6 +94,11 @@ class Speculation:
             await self._bus.send(
                 inboxes, Release(session.id, start, session.tokens[start:], session.outcome)
             )
+
+    def _bounded(self, draft: Draft, length: int) -> Draft:
+        """The draft up to what was asked for and what is a token: others' faults end here."""
+        tokens = list(takewhile(lambda t: 0 <= t < self._vocab_size, draft.tokens[:length]))
+        return replace(draft, tokens=tokens)
 
     def _choose_drafters(self, session: Session) -> list[Instance]:
         by_name: dict[str, list[Instance]] = {}
@@ -129,12 +138,3 @@ def _by_start(session: Session, inboxes: Sequence[str] | dict[str, int]) -> dict
     for inbox in inboxes:
         groups.setdefault(session.num_sent.get(inbox, 0), []).append(inbox)
     return groups
-
-
-def _bounded(draft: Draft, length: int) -> Draft:
-    """A draft no longer than was asked for; a voter's fault must not break the length limit."""
-    if len(draft.tokens) <= length:
-        return draft
-    return Draft(
-        draft.request_id, draft.round, draft.tokens[:length], draft.speculation_length, draft.votes
-    )

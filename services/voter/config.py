@@ -1,0 +1,29 @@
+"""Settings of the voter, from VOTER_* variables."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from shared.config import Settings
+
+
+class VoterConfig(Settings):
+    """How proposals are merged, drafters are weighed, and the speculation length is chosen."""
+
+    model_config = SettingsConfigDict(env_prefix="VOTER_", frozen=True, extra="forbid")
+
+    walk: Literal["greedy", "heaviest-path"] = "greedy"
+    quorum: int = Field(0, ge=0, description="proposals that suffice; 0: all that were asked")
+    fixed_length: int | None = Field(None, ge=0, le=64, description="instead of the controller")
+    initial_length: int = Field(4, ge=0, le=64)
+    max_length: int = Field(12, ge=0, le=64)
+    decision_threshold: int = Field(32, ge=1, description="rounds between changes of length")
+    window: int = Field(8, ge=2, description="decisions that the trend is fitted over")
+    weight_rate: float = Field(0.1, gt=0, le=1)
+    weight_threshold: float | None = Field(None, ge=0, le=1, description="none: the weight itself")
+    weigh: Literal["all", "winners"] = Field("all", description="whose agreement is learned from")
+    max_requests: int = Field(4096, ge=1, description="requests whose last round is remembered")
+    flush_s: float = Field(0.2, gt=0, description="between exchanges with other voters")

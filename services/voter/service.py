@@ -1,0 +1,204 @@
+"""The voter: merges the proposals of each round into a draft, and learns whom to trust.
+
+Reads its inbox, answers the verifier; the only thing it waits for is a round's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from services.voter import metrics
+from services.voter.config import VoterConfig
+from services.voter.length_controller import LengthController, LengthRule
+from services.voter.rounds import LateError, Round, Rounds
+from services.voter.vote import Ballot, merge
+from services.voter.weights import WeightRule, Weights
+from shared.bus.base import Bus
+from shared.config import BusConfig
+from shared.errors import BusError
+from shared.messages import Draft, DraftRequest, Outcome, Proposal, Release, Vote
+from shared.runner import Part
+from shared.service import Service, background
+
+logger = logging.getLogger(__name__)
+
+
+class VoterService(Service):
+    """Serves every target model; weights and lengths are kept for each apart."""
+
+    def __init__(self, config: VoterConfig, bus: Bus, bus_config: BusConfig) -> None:
+        super().__init__("voter", "voter", bus, bus_config)
+        self._config = config
+        self._rounds = Rounds(config.max_requests, config.quorum)
+        self._weights: dict[str, Weights] = {}
+        self._controllers: dict[tuple[str, int], LengthController] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._outbound: asyncio.Queue[tuple[str, Draft]] = asyncio.Queue()
+        self._weight_rule = WeightRule(config.weight_rate, config.weight_threshold)
+        self._length_rule = LengthRule(
+            initial=config.initial_length,
+            max_length=config.max_length,
+            decision_threshold=config.decision_threshold,
+            window=config.window,
+        )
+
+    async def serve(self) -> None:
+        """Works until drained; drafts are soft, so there is nothing to finish."""
+        async with background(
+            self.read_inbox(self._receive), self._send_drafts(), self._share_weights()
+        ):
+            await self.announce({})
+            await self.draining.wait()
+
+    async def _receive(self, message: object) -> None:
+        match message:
+            case DraftRequest():
+                self._open(message)
+            case Proposal():
+                self._add(message)
+            case Release():
+                self._release(message)
+            case _:
+                logger.warning("unexpected %s in the inbox", type(message).__name__)
+
+    def _open(self, request: DraftRequest) -> None:
+        """A new round: first the last one is settled, then the proposals are awaited."""
+        last = self._rounds.last(request.request_id)
+        opened = self._rounds.open(request)
+        if opened is None:
+            metrics.STALE_REQUESTS.inc()
+            return
+        if last is not None:
+            self._settle(last, request.start, request.tokens, request.outcome)
+        if not request.drafters or request.speculation_length == 0:
+            self._close(opened, "nothing asked")
+        elif self._rounds.is_complete(opened):
+            self._close(opened, "all in")
+        else:
+            self._stop_timer(request.request_id)
+            self._timers[request.request_id] = asyncio.get_running_loop().call_later(
+                request.timeout_s, self._close, opened, "deadline"
+            )
+
+    def _add(self, proposal: Proposal) -> None:
+        try:
+            opened = self._rounds.add(proposal)
+        except LateError:
+            metrics.LATE_PROPOSALS.labels(proposal.drafter[:64]).inc()
+            return
+        except ValueError:
+            metrics.BAD_PROPOSALS.inc()
+            return
+        if opened is not None and self._rounds.is_complete(opened):
+            self._close(opened, "all in")
+
+    def _close(self, opened: Round, closed_by: str) -> None:
+        """Votes, and hands the draft to the sender."""
+        if opened.is_closed:
+            return
+        opened.is_closed = True
+        request = opened.request
+        self._stop_timer(request.request_id)
+        weights = self._weights_of(request.target)
+        votes = [
+            Vote(name, proposal.tokens, weights.of(name), proposal.is_synced)
+            for name, proposal in sorted(opened.proposals.items())
+        ]
+        ballots = [Ballot(vote.tokens, vote.weight) for vote in votes]
+        tokens = merge(ballots, self._config.walk, request.speculation_length)
+        metrics.ROUNDS.labels(closed_by).inc()
+        for vote in votes:
+            if tokens and vote.tokens[: len(tokens)] == tokens:
+                metrics.VOTES_WON.labels(vote.drafter).inc()
+        length = self._next_length(request)
+        self._outbound.put_nowait(
+            (request.reply_to, Draft(request.request_id, request.round, tokens, length, votes))
+        )
+
+    def _release(self, release: Release) -> None:
+        last = self._rounds.release(release)
+        self._stop_timer(release.request_id)
+        if last is not None:
+            self._settle(last, release.start, release.tokens, release.outcome)
+
+    def _settle(
+        self, last: Round, start: int, tokens: Sequence[int], outcome: Outcome | None
+    ) -> None:
+        """Judges a round's proposals by what the target emitted, and its length by the cost."""
+        request = last.request
+        emitted = last.emitted(start, tokens)
+        if emitted is not None:
+            weights = self._weights_of(request.target)
+            for name, proposal in last.proposals.items():
+                if self._config.weigh == "all" or self._has_won(last, proposal):
+                    weights.observe(name, proposal.tokens, emitted)
+        if outcome is not None and outcome.round == request.round:
+            self._controller(request.target, outcome.num_rows).observe(
+                request.speculation_length, outcome.num_accepted_tokens + 1, outcome.duration_s
+            )
+
+    def _has_won(self, last: Round, proposal: Proposal) -> bool:
+        weights = self._weights_of(last.request.target)
+        ballots = [Ballot(p.tokens, weights.of(n)) for n, p in sorted(last.proposals.items())]
+        draft = merge(ballots, self._config.walk, last.request.speculation_length)
+        return bool(draft) and proposal.tokens[: len(draft)] == draft
+
+    def _next_length(self, request: DraftRequest) -> int:
+        if self._config.fixed_length is not None:
+            return self._config.fixed_length
+        num_rows = request.outcome.num_rows if request.outcome is not None else 1
+        length = self._controller(request.target, num_rows).length
+        metrics.SPECULATION_LENGTH.labels(request.target).set(length)
+        return length
+
+    def _weights_of(self, target: str) -> Weights:
+        if target not in self._weights:
+            self._weights[target] = Weights(self._weight_rule)
+        return self._weights[target]
+
+    def _controller(self, target: str, num_rows: int) -> LengthController:
+        """One for each power of two of requests in a pass: what pays depends on the batch."""
+        key = (target, num_rows.bit_length())
+        if key not in self._controllers:
+            self._controllers[key] = LengthController(self._length_rule)
+        return self._controllers[key]
+
+    def _stop_timer(self, request_id: str) -> None:
+        timer = self._timers.pop(request_id, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def _send_drafts(self) -> None:
+        while True:
+            reply_to, draft = await self._outbound.get()
+            try:
+                await self.bus.send([reply_to], draft)
+            except BusError as error:
+                logger.warning("draft lost: %s", error)
+
+    async def _share_weights(self) -> None:
+        """Exchanges what was learned with the other voters, off the critical path."""
+        rule = self._weight_rule
+        while True:
+            await asyncio.sleep(self._config.flush_s)
+            for target, weights in self._weights.items():
+                factors = weights.take_factors()
+                try:
+                    board = await self.bus.scale(f"weights.{target}", factors, rule.low, rule.high)
+                except BusError as error:
+                    logger.warning("weights not shared: %s", error)
+                    weights.put_back(factors)
+                    continue
+                weights.refresh(board)
+                for name in board:
+                    metrics.WEIGHT.labels(target, name).set(weights.of(name))
+
+
+def build(config: VoterConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:
+    """One voter."""
+    return [VoterService(config, bus, bus_config)]
+
+
+PART = Part("voter", VoterConfig, build)
