@@ -15,7 +15,7 @@ class VerifierConfig(Settings):
 
     model_config = SettingsConfigDict(env_prefix="VERIFIER_", frozen=True, extra="forbid")
 
-    model: Path = Field(Path("models/quorum-7m"), description="folder written by the export")
+    model: Path = Field(Path("models/quorum-6m"), description="folder written by the export")
     max_batch: int = Field(16, ge=1, le=256, description="requests in work at a time")
     num_threads: int = Field(0, ge=0, description="of the forward pass; 0: one per core")
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
