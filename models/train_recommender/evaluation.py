@@ -1,0 +1,88 @@
+"""How well rankings place the module that a held-out file imported next.
+
+Each ranking is over the whole catalogue but what the file has imported already. Both figures are
+means over all imports of the files: recall@10, and AUC, the share of the other modules that rank
+below the right one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from models.train_recommender.dataset import Example, Names
+from models.train_recommender.harvest import SourceFile
+from services.recommender.features import ContextRows, derive
+from services.recommender.model import Model, Query
+
+FloatArray = npt.NDArray[np.floating]
+Scorer = Callable[[Sequence[Example]], FloatArray]
+"""Scores [examples, modules]."""
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one ranking on one set of examples."""
+
+    recall_at_10: float
+    auc: float
+
+
+def evaluate(
+    scorer: Scorer, examples: Sequence[Example], report: Callable[[int], None] = lambda _: None
+) -> Figures:
+    """Equal scores share their places: a tie counts half."""
+    above, num_others = [], []
+    for start in range(0, len(examples), CHUNK):
+        chunk = examples[start : start + CHUNK]
+        for example, scores in zip(chunk, scorer(chunk), strict=True):
+            others = np.delete(scores, [*example.imported, example.target])
+            right = scores[example.target]
+            above.append((others > right).sum() + 0.5 * (others == right).sum())
+            num_others.append(len(others))
+        report(min(len(examples), start + CHUNK))
+    places = np.array(above)
+    return Figures(float((places < 10).mean()), float((1 - places / np.array(num_others)).mean()))
+
+
+def served(model: Model) -> Scorer:
+    """The finished model, by the code that serves it."""
+    everything = np.arange(model.items.num_items)
+
+    def score(examples: Sequence[Example]) -> FloatArray:
+        queries = [Query(ContextRows(example.rows, 0), everything) for example in examples]
+        return np.stack(model.score(queries))
+
+    return score
+
+
+def popularity(names: Names) -> Scorer:
+    """Every context gets the modules by the number of training files that import them."""
+    counts = np.array(names.counts, np.float64)
+    return lambda examples: np.tile(counts, (len(examples), 1))
+
+
+def popularity_in_package(names: Names, files: Iterable[SourceFile]) -> Scorer:
+    """By the number of files in the nearest known package, then by that of all files."""
+    places = {module: place for place, module in enumerate(names.modules)}
+    counts: dict[str, Counter[int]] = defaultdict(Counter)
+    for file in files:
+        inside = [places[module] for module in file.imports if module in places]
+        for package in derive([file.package], "parents"):
+            counts[package].update(inside)
+    overall = np.array(names.counts, np.float64)
+
+    def score(examples: Sequence[Example]) -> FloatArray:
+        scores = np.tile(overall / (overall.max() + 1), (len(examples), 1))
+        for row, example in zip(scores, examples, strict=True):
+            known = [p for p in derive([example.package], "parents") if p in counts]
+            for place, count in counts[known[0]].items() if known else ():
+                row[place] += count
+        return scores
+
+    return score

@@ -1,0 +1,57 @@
+"""Scores requests together: whatever waits when a batch ends is the next batch, and none waits
+while nothing is being scored. Knows no bus."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from services.recommender import metrics
+from services.recommender.model import FloatArray, Model, Query
+from shared.errors import ModelError
+
+
+class Batcher:
+    """Owns the one thread in which the model computes."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._waiting: list[tuple[Query, asyncio.Future[FloatArray]]] = []
+        self._wanted = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, "recommender")
+
+    async def score(self, query: Query) -> FloatArray:
+        """Scores of the query's items. Raises ModelError if the model fails."""
+        result: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
+        self._waiting.append((query, result))
+        self._wanted.set()
+        return await result
+
+    async def run(self) -> None:
+        """Scores batch after batch until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            waiting, self._waiting = self._waiting, []
+            batch = [(query, result) for query, result in waiting if not result.done()]
+            queries = [query for query, _ in batch]
+            started = time.perf_counter()
+            try:
+                scored = await loop.run_in_executor(self._thread, self._model.score, queries)
+            except ModelError as error:
+                for _, result in batch:
+                    if not result.done():
+                        result.set_exception(error)
+                continue
+            metrics.SCORING_SECONDS.observe(time.perf_counter() - started)
+            metrics.SCORING_REQUESTS.observe(len(queries))
+            metrics.SCORED_ITEMS.inc(sum(len(query.items) for query in queries))
+            for (_, result), scores in zip(batch, scored, strict=True):
+                if not result.done():
+                    result.set_result(scores)
+
+    def close(self) -> None:
+        """Ends the thread after the batch at hand."""
+        self._thread.shutdown(wait=False)

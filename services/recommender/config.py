@@ -1,0 +1,21 @@
+"""Settings of the recommender, from RECOMMENDER_* variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from shared.config import Settings
+
+
+class RecommenderConfig(Settings):
+    """The ranking model, and how much of it is computed at a time."""
+
+    model_config = SettingsConfigDict(env_prefix="RECOMMENDER_", frozen=True, extra="forbid")
+
+    model: Path = Field(Path("models/import-next"), description="folder of a ranking model")
+    max_requests: int = Field(64, ge=1, description="requests in work at a time")
+    max_rows: int = Field(4096, ge=2, description="items scored in one pass of the MLP")
+    num_threads: int = Field(1, ge=1, description="of a pass")

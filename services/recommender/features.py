@@ -1,0 +1,122 @@
+"""A request's words to rows of tables: pure.
+
+The same functions make the training data (models/train_recommender), so that a model is served
+what it has learned. Knows no table's content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.recommender.layout import ContextField, Values
+from shared.errors import InvalidRequestError
+
+DEFAULT_ROW = 0
+MAX_VALUES = 1000
+"""Of one context key: what a request may cost stays bounded."""
+
+
+class Vocabulary(Protocol):
+    """Which row a name has."""
+
+    def row(self, name: str) -> int | None:
+        """The name's row, None if it has none."""
+
+
+class NamedRows:
+    """Names in the order of their rows, the first one at row `first`."""
+
+    def __init__(self, names: Sequence[str], first: int) -> None:
+        self._rows = {name: row for row, name in enumerate(names, first)}
+
+    def row(self, name: str) -> int | None:
+        return self._rows.get(name)
+
+
+class NumberedRows:
+    """A row's name is its number in decimal digits."""
+
+    def __init__(self, num_rows: int) -> None:
+        self._num_rows = num_rows
+
+    def row(self, name: str) -> int | None:
+        if not (name.isascii() and name.isdecimal() and len(name) <= len(str(self._num_rows))):
+            return None
+        number = int(name)
+        return number if number < self._num_rows else None
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRows:
+    """The rows to look up, for each context field in order."""
+
+    rows: list[list[int]]
+    num_unknown: int
+    """Values of the request that no row was trained for."""
+
+
+def derive(values: Sequence[str], which: Values) -> list[str]:
+    """What a field looks up of its key's values: `all`; the `last`; `parents`: each value `a.b.c`
+    and its parents `a.b` and `a`; `roots`: the `a` of each, once."""
+    match which:
+        case "all":
+            return list(values)
+        case "last":
+            return list(values[-1:])
+        case "parents":
+            return [name for value in values for name in _with_parents(value)]
+        case "roots":
+            return list(dict.fromkeys(value.partition(".")[0] for value in values))
+
+
+def rows_of(field: ContextField, vocabulary: Vocabulary, values: Sequence[str]) -> list[int]:
+    """The rows a field looks up. A name without a row reads the default row, but not where a
+    parent stands in for it. Raises InvalidRequestError where the field refuses it."""
+    found = [(name, vocabulary.row(name)) for name in derive(values, field.values)]
+    known = [row for _, row in found if row is not None]
+    if field.values == "parents" and known:
+        return known
+    if field.unknown == "reject":
+        for name, row in found:
+            if row is None:
+                raise InvalidRequestError(
+                    f"context.{field.key} holds {name!r}, which table {field.table} has no row for",
+                    f"context.{field.key}",
+                )
+    return [DEFAULT_ROW if row is None else row for _, row in found]
+
+
+def read_context(
+    fields: Sequence[ContextField],
+    vocabularies: Sequence[Vocabulary],
+    context: Mapping[str, Sequence[str]],
+) -> ContextRows:
+    """The rows of a request's context; a key that is left out has no values. Raises
+    InvalidRequestError for a key that no field reads, too many values, or a refused one."""
+    known = list(dict.fromkeys(field.key for field in fields))
+    for key, values in context.items():
+        if key not in known:
+            raise InvalidRequestError(
+                f"context has {key!r}; this model reads {', '.join(known)}", f"context.{key}"
+            )
+        if len(values) > MAX_VALUES:
+            raise InvalidRequestError(
+                f"context.{key} has {len(values)} values; at most {MAX_VALUES} are allowed",
+                f"context.{key}",
+            )
+    pairs = list(zip(fields, vocabularies, strict=True))
+    rows = [rows_of(field, words, context.get(field.key, ())) for field, words in pairs]
+    # Fields that share a key share its values: the first one speaks for them.
+    first = {field.key: words for field, words in reversed(pairs)}
+    num_unknown = sum(
+        words.row(value) is None for key, words in first.items() for value in context.get(key, ())
+    )
+    return ContextRows(rows, num_unknown)
+
+
+def _with_parents(name: str) -> list[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]

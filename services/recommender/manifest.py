@@ -1,0 +1,59 @@
+"""`manifest.json`: the layout of a ranking model's folder, and the proof that its files are whole.
+
+It is written last: a folder without one is unfinished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from services.recommender.layout import Layout, contradictions
+from shared.errors import ModelError
+from shared.lm.manifest import checksum
+
+FILE_NAME = "manifest.json"
+
+
+def save_manifest(layout: Layout, folder: Path) -> None:
+    """Completes the folder. Raises ModelError for a layout that could not be loaded again."""
+    _check(layout, folder)
+    (folder / FILE_NAME).write_text(json.dumps(asdict(layout), indent=2) + "\n")
+
+
+def load_manifest(folder: Path) -> Layout:
+    """Reads and verifies. Raises ModelError naming the folder and what is wrong with it."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ModelError(f"{folder} is no ranking model: it has no {FILE_NAME}")
+    try:
+        layout = TypeAdapter(Layout).validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(map(str, problem["loc"])) or "the file"
+        raise ModelError(
+            f"{path} is not a manifest of this version: {place}: {problem['msg']}"
+        ) from error
+    _check(layout, folder)
+    for name, expected in layout.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise ModelError(f"{folder} lacks {name}, which its manifest lists")
+        if checksum(file) != expected:
+            raise ModelError(f"{file} is damaged: its checksum is not the manifest's")
+    return layout
+
+
+def version_of(layout: Layout) -> str:
+    """Twelve characters that change whenever any file of the model does."""
+    listed = json.dumps(asdict(layout), sort_keys=True)
+    return hashlib.sha256(listed.encode()).hexdigest()[:12]
+
+
+def _check(layout: Layout, folder: Path) -> None:
+    for problem in contradictions(layout):
+        raise ModelError(f"{folder / FILE_NAME}: {problem}")

@@ -1,0 +1,223 @@
+"""The recommender on the bus: each request gets one terminal message, then it is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import REGISTRY
+
+from services.recommender.config import RecommenderConfig
+from services.recommender.folder import load_model
+from services.recommender.manifest import load_manifest
+from services.recommender.service import RecommenderService, build
+from shared.bus import Bus
+from shared.config import BusConfig
+from shared.config import load as load_config
+from shared.errors import ConfigError, ModelError
+from shared.messages import Failed, RecommendRequest, Scores
+from shared.topics import recommend_requests
+from tests.recommender.toy import ITEMS, write_toy
+from tests.system import running
+
+TOPIC = recommend_requests("toy")
+Context = dict[str, list[str]]
+
+
+class Client:
+    """Publishes requests as a gateway does and keeps every answer by request."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.bus = bus
+        self.inbox = f"gateway.test.{uuid.uuid4().hex}"
+        self.answers: dict[str, asyncio.Queue[Scores | Failed]] = {}
+
+    async def read(self) -> None:
+        async with self.bus.receive(self.inbox) as messages:
+            async for message in messages:
+                assert isinstance(message, Scores | Failed)
+                self.answers[message.request_id].put_nowait(message)
+
+    async def submit(
+        self, context: Context, candidates: list[str] | None, k: int, timeout_s: float = 30
+    ) -> str:
+        request_id = uuid.uuid4().hex
+        self.answers[request_id] = asyncio.Queue()
+        deadline = time.time() + timeout_s
+        request = RecommendRequest(request_id, self.inbox, context, candidates, k, deadline)
+        await self.bus.publish(TOPIC, request)
+        return request_id
+
+    async def ask(
+        self,
+        context: Context,
+        candidates: list[str] | None = None,
+        k: int = 3,
+        timeout_s: float = 30,
+    ) -> Scores | Failed:
+        request_id = await self.submit(context, candidates, k, timeout_s)
+        async with asyncio.timeout(20):
+            return await self.answers[request_id].get()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_toy(tmp_path / "toy")
+    return tmp_path / "toy"
+
+
+@pytest.fixture
+def service(folder: Path, bus: Bus, bus_config: BusConfig) -> RecommenderService:
+    (service,) = build(RecommenderConfig(model=folder), bus, bus_config)
+    assert isinstance(service, RecommenderService)
+    return service
+
+
+@pytest.fixture
+async def client(service: RecommenderService, bus: Bus) -> AsyncIterator[Client]:
+    async with running(service):
+        client = Client(bus)
+        reading = asyncio.create_task(client.read())
+        yield client
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+def best(folder: Path, context: Context, names: list[str], k: int) -> list[tuple[str, float]]:
+    """What must come back: the model asked directly, sorted by hand."""
+    model = load_model(folder, max_rows=64, num_threads=1)
+    (scores,) = model.score([model.read(context, names)])
+    pairs = list(zip(names, scores.tolist(), strict=True))
+    return sorted(pairs, key=lambda pair: -pair[1])[:k]
+
+
+async def test_candidates_come_back_best_first(client: Client, folder: Path) -> None:
+    context = {"place": ["x.y"], "seen": ["d"]}
+    answer = await client.ask(context, ["g", "a", "f", "a.b"], k=4)
+    assert isinstance(answer, Scores)
+    expected = best(folder, context, ["g", "a", "f", "a.b"], 4)
+    assert list(zip(answer.items, answer.scores, strict=True)) == expected
+    assert answer.num_unknown == 0
+
+
+async def test_without_candidates_the_best_of_the_catalogue_come_back(
+    client: Client, folder: Path
+) -> None:
+    context = {"seen": ["a.b", "g", "never.heard"]}
+    answer = await client.ask(context, k=3)
+    assert isinstance(answer, Scores)
+    left = [name for name in ITEMS if name not in ("a.b", "g")]
+    assert list(zip(answer.items, answer.scores, strict=True)) == best(folder, context, left, 3)
+    assert answer.num_unknown == 1
+
+
+async def test_k_beyond_the_catalogue_gets_all_of_it(client: Client) -> None:
+    answer = await client.ask({}, k=1000)
+    assert isinstance(answer, Scores)
+    assert sorted(answer.items) == sorted(ITEMS)
+
+
+@pytest.mark.parametrize(
+    ("context", "candidates", "k", "param"),
+    [
+        ({}, ["a", "nowhere"], 1, "candidates"),
+        ({}, [], 1, "candidates"),
+        ({"colour": ["red"]}, None, 1, "context.colour"),
+        ({"number": ["99"]}, None, 1, "context.number"),
+        ({}, None, 0, "k"),
+    ],
+)
+async def test_what_only_the_model_can_judge_fails_with_the_field_at_fault(
+    client: Client, context: Context, candidates: list[str] | None, k: int, param: str
+) -> None:
+    answer = await client.ask(context, candidates, k)
+    assert isinstance(answer, Failed)
+    assert (answer.code, answer.param) == ("invalid_request", param)
+    following = await client.ask({}, k=1)
+    assert isinstance(following, Scores)
+
+
+async def test_an_expired_request_is_not_scored(client: Client) -> None:
+    answer = await client.ask({}, timeout_s=-1)
+    assert isinstance(answer, Failed)
+    assert answer.code == "deadline_exceeded"
+
+
+async def test_many_requests_at_once_each_get_their_own_answer(
+    client: Client, folder: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    asked = [[ITEMS[i] for i in rng.permutation(len(ITEMS))[:4]] for _ in range(100)]
+    contexts: list[Context] = [{"seen": names[:2], "place": ["z"]} for names in asked]
+    answers = await asyncio.gather(
+        *(client.ask(c, names, 4) for c, names in zip(contexts, asked, strict=True))
+    )
+    for context, names, answer in zip(contexts, asked, answers, strict=True):
+        assert isinstance(answer, Scores)
+        got = list(zip(answer.items, answer.scores, strict=True))
+        assert got == best(folder, context, names, 4)
+    # One answer each, and nothing is left in the topic.
+    assert all(queue.empty() for queue in client.answers.values())
+    assert await client.bus.lag(TOPIC) == 0
+
+
+async def test_what_waits_is_scored_in_one_batch(client: Client) -> None:
+    before = REGISTRY.get_sample_value("scoring_requests_count") or 0
+    await asyncio.gather(*(client.ask({"place": ["x"]}) for _ in range(50)))
+    after = REGISTRY.get_sample_value("scoring_requests_count") or 0
+    assert after - before < 50
+
+
+async def test_the_registry_shows_model_version_and_catalogue(
+    client: Client, service: RecommenderService, folder: Path
+) -> None:
+    async with asyncio.timeout(5):
+        while not (live := service.registry.live("recommender", "toy")):
+            await service.registry.changed()
+    (instance,) = live
+    answer = await client.ask({})
+    assert isinstance(answer, Scores)
+    assert instance.attributes == {
+        "version": answer.version,
+        "catalogue_size": str(len(ITEMS)),
+        "context": "place,seen,number",
+    }
+    assert len(load_manifest(folder).context_keys) == 3
+
+
+async def test_after_a_drain_another_instance_answers_the_rest(
+    service: RecommenderService, folder: Path, bus: Bus, bus_config: BusConfig
+) -> None:
+    client = Client(bus)
+    reading = asyncio.create_task(client.read())
+    asked = [await client.submit({}, ITEMS, 3) for _ in range(200)]
+    work = asyncio.create_task(service.run())
+    answers = [asyncio.create_task(client.answers[request_id].get()) for request_id in asked]
+    await asyncio.wait(answers, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+    service.drain()
+    await asyncio.wait_for(work, 10)
+    async with running(*build(RecommenderConfig(model=folder), bus, bus_config)):
+        terminals = await asyncio.wait_for(asyncio.gather(*answers), 20)
+    assert all(isinstance(terminal, Scores) for terminal in terminals)
+    assert all(queue.empty() for queue in client.answers.values())
+    assert await bus.lag(TOPIC) == 0
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_a_broken_folder_stops_the_start(service: RecommenderService, folder: Path) -> None:
+    (folder / "seen.npy").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"seen\.npy is damaged"):
+        await service.run()
+
+
+def test_a_wrong_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match="RECOMMENDER_MAX_ROWS"):
+        load_config(RecommenderConfig, {"RECOMMENDER_MAX_ROWS": "1"})
+    with pytest.raises(ConfigError, match="RECOMMENDER_MODLE"):
+        load_config(RecommenderConfig, {"RECOMMENDER_MODLE": "x"})
