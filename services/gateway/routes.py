@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 import uuid
@@ -16,7 +15,8 @@ from aiohttp import web
 from services.gateway import responses
 from services.gateway.admission import Admission
 from services.gateway.config import GatewayConfig
-from services.gateway.errors import REQUEST_ID, NotFoundError, body_of
+from services.gateway.errors import NotFoundError, body_of
+from services.gateway.events import EventStream
 from services.gateway.generation import Generator, Piece, Wanted
 from services.gateway.responses import Json, Shape
 from services.gateway.schemas import ChatBody, CompletionBody, GenerationBody, parse
@@ -206,29 +206,23 @@ class GenerationRoutes:
         pieces: AsyncIterator[tuple[Choice, Piece]],
         num_prompt_tokens: int,
     ) -> web.StreamResponse:
-        """Server-sent events. The headers go out with the first piece, so that an error before
-        it is an ordinary error response."""
-        first = await anext(pieces)
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-        )
-        response.headers["x-request-id"] = request[REQUEST_ID]
-        await response.prepare(request)
+        """Chunks as the pieces come, then the usage and the report if they were asked for."""
+        events = EventStream(request)
         try:
-            await _write(response, shape.chunk([_delta(shape, *first)]))
-            async for arrival in _with_pings(pieces, response, self._config.ping_s):
-                await _write(response, shape.chunk([_delta(shape, *arrival)]))
+            async for choice, piece in events.relay(pieces, self._config.ping_s):
+                await events.send(shape.chunk([_delta(shape, choice, piece)]))
         except QuorumError as error:
-            await _write(response, body_of(error)[0])
-        else:
-            if body.stream_options is not None and body.stream_options.include_usage:
-                total = responses.usage(num_prompt_tokens, sum(c.num_tokens for c in choices))
-                await _write(response, {**shape.chunk([], total), **_metrics(body, choices)})
-            elif body.return_speculation:
-                await _write(response, {**shape.chunk([]), **_metrics(body, choices)})
-        await response.write(b"data: [DONE]\n\n")
-        await response.write_eof()
-        return response
+            if not events.is_begun:
+                raise
+            await events.send(body_of(error)[0])
+            return await events.end()
+        wants_usage = body.stream_options is not None and body.stream_options.include_usage
+        if wants_usage or body.return_speculation:
+            num_completion_tokens = sum(choice.num_tokens for choice in choices)
+            total = responses.usage(num_prompt_tokens, num_completion_tokens)
+            last = shape.chunk([], total if wants_usage else None)
+            await events.send({**last, **_metrics(body, choices)})
+        return await events.end()
 
 
 def _delta(shape: Shape, choice: Choice, piece: Piece) -> Json:
@@ -245,31 +239,6 @@ def _metrics(body: GenerationBody, choices: Sequence[Choice]) -> Json:
     detail = None if report is None else responses.speculation(report)
     seed = choices[0].wanted.sampling.seed
     return {"metrics": {"speculative_decoding": detail, "seed": seed}}
-
-
-async def _write(response: web.StreamResponse, body: Json) -> None:
-    await response.write(b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n")
-
-
-async def _with_pings(
-    pieces: AsyncIterator[tuple[Choice, Piece]], response: web.StreamResponse, ping_s: float
-) -> AsyncIterator[tuple[Choice, Piece]]:
-    """The pieces; while there are none, a comment line now and then keeps proxies awake."""
-    while True:
-        following = asyncio.ensure_future(anext(pieces, None))
-        try:
-            while not following.done():
-                await asyncio.wait([following], timeout=ping_s)
-                if not following.done():
-                    await response.write(b": ping\n\n")
-            arrival = following.result()
-        finally:
-            if not following.done():
-                following.cancel()
-                await asyncio.wait([following])
-        if arrival is None:
-            return
-        yield arrival
 
 
 def _offset(seed: int, number: int) -> int:
