@@ -53,4 +53,5 @@ if __name__ == "__main__":
     names = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     flags = [argument for argument in sys.argv[1:] if argument.startswith("-")]
     parts = chosen(names)
-    sys.exit(main(parts, greet if GATEWAY in parts else lambda: None, flags))
+    on_ready = greet if GATEWAY in parts else lambda: None
+    sys.exit(main(parts, on_ready, flags, bus_url="memory://"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 import urllib.error
@@ -27,6 +28,7 @@ from shared.service import Service
 
 logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=Settings)
+LOCAL_REDIS = "redis://127.0.0.1:6379/0"
 
 
 class AnyPart(Protocol):
@@ -59,8 +61,10 @@ def main(
     parts: Sequence[AnyPart],
     on_ready: Callable[[], None] = lambda: None,
     argv: Sequence[str] | None = None,
+    bus_url: str = LOCAL_REDIS,
 ) -> int:
-    """Runs the parts in one process until a signal. Returns the exit code."""
+    """Runs the parts in one process until a signal. Returns the exit code. `bus_url` holds where
+    BUS_URL is not set: one service alone has nobody to talk to within its process."""
     parser = argparse.ArgumentParser(description=f"Quorum: {', '.join(p.name for p in parts)}")
     parser.add_argument("--print-config", action="store_true", help="show settings and exit")
     parser.add_argument(
@@ -69,7 +73,7 @@ def main(
     arguments = parser.parse_args(argv)
     try:
         process = load(ProcessConfig)
-        bus_config = load(BusConfig)
+        bus_config = load(BusConfig, {"BUS_URL": bus_url, **os.environ})
         if arguments.print_config:
             settings = (process, bus_config, *(part.settings() for part in parts))
             for shown in settings:
