@@ -13,7 +13,15 @@ from redis.exceptions import ResponseError
 
 from shared.bus import metrics
 from shared.bus.base import Bus, Instance, Subscription
-from shared.bus.redis_client import ANNOUNCE, FIELD, PUBLISH, SCALE, WITHDRAW, RedisClient
+from shared.bus.redis_client import (
+    ANNOUNCE,
+    FIELD,
+    PARTING_S,
+    PUBLISH,
+    SCALE,
+    WITHDRAW,
+    RedisClient,
+)
 from shared.bus.redis_inbox import RedisInbox
 from shared.bus.redis_topic import RedisSubscription
 from shared.codec import encode
@@ -118,7 +126,7 @@ class RedisBus(Bus):
 
     async def withdraw(self, instance_ids: Iterable[str]) -> None:
         if ids := list(instance_ids):
-            await self._client.run(WITHDRAW, self._registry, *ids)
+            await self._client.run(WITHDRAW, self._registry, *ids, patience_s=PARTING_S)
 
     async def scale(
         self, board: str, factors: Mapping[str, float], low: float, high: float

@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 BLOCK_MS = 1000
 TIMEOUT_S = 5.0
+PARTING_S = 1.0
+"""Patience with what only tidies up: leases and expiries do the same a little later."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.02, 1.0
 FIELD = b"m"
 """The one field of a stream entry: an encoded message."""
@@ -110,10 +112,13 @@ class RedisClient:
         """A client for one blocking reader; its timeout is longer than the read blocks."""
         return self._connect(BLOCK_MS / 1000 + TIMEOUT_S)
 
-    async def call(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Runs the operation, again and again while the server is away, up to `retry_s`.
-        Raises BusError."""
-        deadline = asyncio.get_running_loop().time() + self.config.retry_s
+    async def call(
+        self, operation: Callable[[], Awaitable[T]], patience_s: float | None = None
+    ) -> T:
+        """Runs the operation, again and again while the server is away, up to `patience_s`, by
+        default `retry_s`. Raises BusError."""
+        patience_s = self.config.retry_s if patience_s is None else patience_s
+        deadline = asyncio.get_running_loop().time() + patience_s
         delay_s = FIRST_DELAY_S
         while True:
             try:

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.bus import metrics
-from shared.bus.redis_client import BLOCK_MS, FIELD, Entry, RedisClient, read_entries
+from shared.bus.redis_client import BLOCK_MS, FIELD, PARTING_S, Entry, RedisClient, read_entries
 from shared.codec import decode
 from shared.errors import BusError, MessageError
 
@@ -76,7 +76,7 @@ class RedisInbox:
         """Ends the inbox; what is left in it goes with it."""
         await self._reader.aclose()
         try:
-            await self._client.call(lambda: self._client.commands.delete(self._key))
+            await self._client.call(lambda: self._client.commands.delete(self._key), PARTING_S)
         except BusError as error:
             logger.debug("inbox left to expire: %s", error)
 

@@ -17,7 +17,15 @@ from redis.typing import EncodableT, FieldT
 
 from shared.bus import metrics
 from shared.bus.base import Delivery, Subscription
-from shared.bus.redis_client import BLOCK_MS, FIELD, RENEW, Entry, RedisClient, read_entries
+from shared.bus.redis_client import (
+    BLOCK_MS,
+    FIELD,
+    PARTING_S,
+    RENEW,
+    Entry,
+    RedisClient,
+    read_entries,
+)
 from shared.codec import decode
 from shared.errors import BusError, MessageError
 from shared.topics import Topic
@@ -124,7 +132,8 @@ class RedisSubscription(Subscription[M]):
                 idle=2 * self._lease_ms,
                 retrycount=num_deliveries - 1,
                 justid=True,
-            )
+            ),
+            PARTING_S,
         )
 
     async def bury(self, data: bytes, reason: str) -> None:
