@@ -36,18 +36,18 @@ class Figures:
 def evaluate(
     scorer: Scorer, examples: Sequence[Example], report: Callable[[int], None] = lambda _: None
 ) -> Figures:
-    """Equal scores share their places: a tie counts half."""
-    above, num_others = [], []
+    """Equal scores share their places: figures are those of a random order among them."""
+    hits, aucs = [], []
     for start in range(0, len(examples), CHUNK):
         chunk = examples[start : start + CHUNK]
         for example, scores in zip(chunk, scorer(chunk), strict=True):
             others = np.delete(scores, [*example.imported, example.target])
             right = scores[example.target]
-            above.append((others > right).sum() + 0.5 * (others == right).sum())
-            num_others.append(len(others))
+            num_above, num_equal = (others > right).sum(), (others == right).sum()
+            hits.append(min(1.0, max(0.0, (10 - num_above) / (num_equal + 1))))
+            aucs.append(1 - (num_above + 0.5 * num_equal) / len(others))
         report(min(len(examples), start + CHUNK))
-    places = np.array(above)
-    return Figures(float((places < 10).mean()), float((1 - places / np.array(num_others)).mean()))
+    return Figures(float(np.mean(hits)), float(np.mean(aucs)))
 
 
 def served(model: Model) -> Scorer:

@@ -103,6 +103,7 @@ def train(
     odds = 0.5 * popular / popular.sum() + 0.5 / len(popular)
     log_odds = torch.from_numpy(np.log(odds)).float()
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    num_negatives = min(NUM_NEGATIVES, len(odds) // 2)
     num_steps = num_epochs * -(-len(examples) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, num_steps)
     for epoch in range(1, num_epochs + 1):
@@ -111,7 +112,7 @@ def train(
         losses = []
         for start in range(0, len(order), BATCH):
             batch = [examples[i] for i in order[start : start + BATCH]]
-            negatives = rng.choice(len(odds), NUM_NEGATIVES, replace=False, p=odds)
+            negatives = rng.choice(len(odds), num_negatives, replace=False, p=odds)
             loss = _loss(network, batch, negatives, log_odds, rng)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -150,11 +150,16 @@ class RedisClient:
         return min(2 * delay_s, MAX_DELAY_S)
 
     async def run(
-        self, script: str, keys: Sequence[str], *arguments: str | bytes | float
+        self,
+        script: str,
+        keys: Sequence[str],
+        *arguments: str | bytes | float,
+        patience_s: float | None = None,
     ) -> object:
         """Runs one of the scripts above."""
         return await self.call(
-            lambda: self.commands.register_script(script)(keys=list(keys), args=list(arguments))
+            lambda: self.commands.register_script(script)(keys=list(keys), args=list(arguments)),
+            patience_s,
         )
 
     async def close(self) -> None:
