@@ -21,7 +21,7 @@ from services.verifier.config import VerifierConfig
 from services.verifier.service import VerifierService
 from services.voter.config import VoterConfig
 from services.voter.service import build as build_voters
-from shared.bus import Bus, connect
+from shared.bus import connect
 from shared.config import BusConfig
 from shared.lm.decoder import load_decoder
 from shared.messages import Finished, Sampling
@@ -93,22 +93,23 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     write_toy(folder / "target", precision=request.param)
     write_toy(folder / "small", noise=0.08)
     write_toy(folder / "wide", noise=0.05)
-    decoder = load_decoder(folder / "target", max_slots=1, num_threads=1)
     rng = np.random.default_rng(5)
-    prompts, samplings = [], []
-    for number in range(NUM_PROMPTS):
-        prompt = rng.integers(2, VOCAB_SIZE, rng.integers(1, 60)).tolist()
-        for sampling in SAMPLINGS:
-            prompts.append(prompt)
-            samplings.append(replace(sampling, seed=number))
-        if number % 10 == 0:
-            prompts.append(prompt)
-            samplings.append(replace(PENALISED, seed=-number))
-    texts = [
-        decode_plainly(decoder, prompt, NUM_TOKENS, sampling)
-        for prompt, sampling in zip(prompts, samplings, strict=True)
+    prompts = [
+        rng.integers(2, VOCAB_SIZE, rng.integers(1, 60)).tolist() for _ in range(NUM_PROMPTS)
     ]
-    return Family(folder, prompts, texts, samplings)
+    return write_texts(folder, prompts)
+
+
+def write_texts(folder: Path, prompts: Sequence[list[int]]) -> Family:
+    """The reference: each prompt with each sampling, and now and then with penalties too."""
+    decoder = load_decoder(folder / "target", max_slots=1, num_threads=1)
+    cases = [
+        (prompt, replace(sampling, seed=number))
+        for number, prompt in enumerate(prompts)
+        for sampling in (*SAMPLINGS, *([PENALISED] if number % 10 == 0 else []))
+    ]
+    texts = [decode_plainly(decoder, prompt, NUM_TOKENS, sampling) for prompt, sampling in cases]
+    return Family(folder, [prompt for prompt, _ in cases], texts, [s for _, s in cases])
 
 
 @asynccontextmanager
@@ -136,11 +137,7 @@ async def system(
         # The verifier must have seen all of them, or it decodes plainly at first.
         while len(target.registry.live("drafter")) < len(services) - 2:
             await target.registry.changed()
-        yield lambda: Client(bus, "target")
-    await close(bus)
-
-
-async def close(bus: Bus) -> None:
+        yield lambda: Client(bus, target.name)
     await bus.close()
 
 
@@ -152,6 +149,11 @@ async def test_texts_equal_plain_decoding(
     if case.bus == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         config = config.model_copy(update={"url": server.url})
+    await check(family, case, config)
+
+
+async def check(family: Family, case: Case, config: BusConfig) -> None:
+    """Runs the case's share of the requests, all at once, and compares."""
     step = max(1, len(family.prompts) // case.num_cases)
     chosen = range(0, len(family.prompts), step)
     async with system(family, case, config) as client_of, client_of().connected() as client:
