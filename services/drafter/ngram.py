@@ -19,16 +19,14 @@ class Index:
 
     tokens: list[int] = field(default_factory=list)
     after: dict[tuple[int, ...], int] = field(default_factory=dict)
-    num_indexed: int = 0
 
     def extend(self, tokens: Sequence[int]) -> None:
         """Appends tokens and indexes the n-grams that now have a token after them."""
+        first = len(self.tokens)
         self.tokens += tokens
-        for end in range(max(1, self.num_indexed), len(self.tokens)):
-            for n in range(MIN_N, MAX_N + 1):
-                if end >= n:
-                    self.after[tuple(self.tokens[end - n : end])] = end
-        self.num_indexed = len(self.tokens)
+        for end in range(first, len(self.tokens)):
+            for n in range(MIN_N, min(MAX_N, end) + 1):
+                self.after[tuple(self.tokens[end - n : end])] = end
 
     def propose(self, length: int) -> list[int]:
         """At most `length` tokens; copying runs on into what it proposes, as text that repeats
@@ -59,7 +57,10 @@ class NgramModel:
             index = self._indices[request_id] = Index()
         if index is None or start > len(index.tokens):
             return False
-        index.extend(tokens[len(index.tokens) - start :])
+        num_known = len(index.tokens) - start
+        if index.tokens[start : start + len(tokens)] != list(tokens[:num_known]):
+            return False
+        index.extend(tokens[num_known:])
         self._indices.move_to_end(request_id)
         if len(self._indices) > self._max_requests:
             self._indices.popitem(last=False)

@@ -25,8 +25,8 @@ class LengthRule:
 
     initial: int = 4
     max_length: int = 12
-    decision_threshold: int = 32
-    window: int = 8
+    decision_threshold: int = 16
+    window: int = 16
     step: int = 1
     penalty_step: int = 1
 
@@ -77,19 +77,20 @@ class LengthController:
 
     def _decide(self) -> None:
         granted = max(self._period)
+        top = granted if granted < self.length else self._rule.max_length
+        self.length = min(self.length, top)
         self._window.append(self._period)
         self._period = {}
         trend = self._trend()
         if trend is None:
-            wanted = self._probe()
+            wanted = self._probe(top)
         else:
             wanted = self.length + (self._rule.step if trend < 0 else -self._rule.penalty_step)
-        wanted = min(wanted, granted + self._rule.step, self._rule.max_length)
-        self.length = max(wanted, 0)
+        self.length = min(max(wanted, 0), self._rule.max_length)
         if trend is not None and self.length != self._origin:
             self._backoff = 1
 
-    def _probe(self) -> int:
+    def _probe(self, top: int) -> int:
         """One step off, up where possible; every failed one doubles the wait for the next."""
         if self._patience > 0:
             self._patience -= 1
@@ -97,8 +98,7 @@ class LengthController:
         self._backoff = min(2 * self._backoff, _MAX_PATIENCE)
         self._patience = self._backoff
         self._origin = self.length
-        is_at_top = self.length >= self._rule.max_length
-        return self.length + (-self._rule.step if is_at_top else self._rule.step)
+        return self.length + (-self._rule.step if self.length >= top else self._rule.step)
 
     def _trend(self) -> float | None:
         """Least-squares slope, up to a positive factor, of seconds per token over length."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from services.voter import metrics
 from shared.messages import DraftRequest, Proposal, Release
 
 MAX_EARLY = 1024
@@ -23,7 +24,12 @@ class Round:
 
     request: DraftRequest
     proposals: dict[str, Proposal] = field(default_factory=dict)
-    is_closed: bool = False
+    draft: list[int] | None = None
+    """Set when the round is closed."""
+
+    @property
+    def is_closed(self) -> bool:
+        return self.draft is not None
 
     @property
     def position(self) -> int:
@@ -42,7 +48,7 @@ class Rounds:
         self._max_requests = max_requests
         self._quorum = quorum
         self._rounds: OrderedDict[str, Round] = OrderedDict()
-        self._early: OrderedDict[tuple[str, int], list[Proposal]] = OrderedDict()
+        self._early: OrderedDict[tuple[str, int, str], Proposal] = OrderedDict()
 
     def last(self, request_id: str) -> Round | None:
         """The request's newest round."""
@@ -57,24 +63,30 @@ class Rounds:
         self._rounds.move_to_end(request.request_id)
         if len(self._rounds) > self._max_requests:
             self._rounds.popitem(last=False)
-        for proposal in self._early.pop((request.request_id, request.round), ()):
-            self._add(opened, proposal)
+        for drafter in request.drafters:
+            early = self._early.pop((request.request_id, request.round, drafter), None)
+            if early is not None:
+                opened.proposals[drafter] = _checked(early, request)
         return opened
 
-    def add(self, proposal: Proposal) -> Round | None:
-        """Takes a proposal in; the open round that it belongs to, or None where it is early.
-        Raises ValueError for one that is late, doubled or out of bounds."""
+    def add(self, proposal: Proposal) -> Round:
+        """Takes a proposal in; the open round that it belongs to. Raises RefusedError, with the
+        reason, for one that is early (it is kept), late, repeated or not asked for."""
         known = self._rounds.get(proposal.request_id)
         if known is None or proposal.round > known.request.round:
-            early = self._early.setdefault((proposal.request_id, proposal.round), [])
-            early.append(proposal)
-            if len(self._early) > MAX_EARLY or len(early) > MAX_EARLY:
+            self._early[proposal.request_id, proposal.round, proposal.drafter] = proposal
+            if len(self._early) > MAX_EARLY:
                 self._early.popitem(last=False)
-            return None
-        if known.is_closed or proposal.round < known.request.round:
-            raise LateError(proposal.drafter)
-        if not self._add(known, proposal):
-            raise ValueError(f"proposal of {proposal.drafter} out of bounds")
+            raise RefusedError("early")
+        if proposal.drafter not in known.request.drafters:
+            raise RefusedError("unknown drafter")
+        if proposal.round < known.request.round:
+            raise RefusedError("late")
+        if proposal.drafter in known.proposals:
+            raise RefusedError("repeated")
+        if known.is_closed:
+            raise RefusedError("late")
+        known.proposals[proposal.drafter] = _checked(proposal, known.request)
         return known
 
     def is_complete(self, opened: Round) -> bool:
@@ -86,18 +98,20 @@ class Rounds:
         """Forgets a request; its last round, if it was known."""
         return self._rounds.pop(release.request_id, None)
 
-    def _add(self, opened: Round, proposal: Proposal) -> bool:
-        request = opened.request
-        fits = (
-            proposal.drafter in request.drafters
-            and proposal.drafter not in opened.proposals
-            and len(proposal.tokens) <= request.speculation_length
-            and all(0 <= token < MAX_TOKEN for token in proposal.tokens)
-        )
-        if fits:
-            opened.proposals[proposal.drafter] = proposal
-        return fits
+
+class RefusedError(ValueError):
+    """A proposal that takes no part in an open round; the argument says why."""
 
 
-class LateError(ValueError):
-    """A proposal for a round that is over; the argument is its drafter."""
+def _checked(proposal: Proposal, request: DraftRequest) -> Proposal:
+    """The proposal; without its tokens where they cannot be what was asked for. It still counts
+    as an answer: nobody is to wait for a drafter that is broken."""
+    is_sound = (
+        len(proposal.tokens) <= request.speculation_length
+        and all(0 <= token < MAX_TOKEN for token in proposal.tokens)
+        and (proposal.is_synced or not proposal.tokens)
+    )
+    if is_sound:
+        return proposal
+    metrics.BAD_PROPOSALS.labels(proposal.drafter).inc()
+    return replace(proposal, tokens=[])

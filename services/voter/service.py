@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from services.voter import metrics
 from services.voter.config import VoterConfig
 from services.voter.length_controller import LengthController, LengthRule
-from services.voter.rounds import LateError, Round, Rounds
+from services.voter.rounds import RefusedError, Round, Rounds
 from services.voter.vote import Ballot, merge
 from services.voter.weights import WeightRule, Weights
 from shared.bus.base import Bus
@@ -85,20 +85,16 @@ class VoterService(Service):
     def _add(self, proposal: Proposal) -> None:
         try:
             opened = self._rounds.add(proposal)
-        except LateError:
-            metrics.LATE_PROPOSALS.labels(proposal.drafter[:64]).inc()
+        except RefusedError as reason:
+            metrics.REFUSED_PROPOSALS.labels(str(reason)).inc()
             return
-        except ValueError:
-            metrics.BAD_PROPOSALS.inc()
-            return
-        if opened is not None and self._rounds.is_complete(opened):
+        if self._rounds.is_complete(opened):
             self._close(opened, "all in")
 
     def _close(self, opened: Round, closed_by: str) -> None:
         """Votes, and hands the draft to the sender."""
         if opened.is_closed:
             return
-        opened.is_closed = True
         request = opened.request
         self._stop_timer(request.request_id)
         weights = self._weights_of(request.target)
@@ -107,11 +103,13 @@ class VoterService(Service):
             for name, proposal in sorted(opened.proposals.items())
         ]
         ballots = [Ballot(vote.tokens, vote.weight) for vote in votes]
-        tokens = merge(ballots, self._config.walk, request.speculation_length)
+        tokens = opened.draft = merge(ballots, self._config.walk, request.speculation_length)
         metrics.ROUNDS.labels(closed_by).inc()
         for vote in votes:
-            if tokens and vote.tokens[: len(tokens)] == tokens:
+            if _has_won(vote.tokens, tokens):
                 metrics.VOTES_WON.labels(vote.drafter).inc()
+        for name in set(request.drafters) - set(opened.proposals):
+            metrics.LATE_PROPOSALS.labels(name).inc()
         length = self._next_length(request)
         self._outbound.put_nowait(
             (request.reply_to, Draft(request.request_id, request.round, tokens, length, votes))
@@ -132,18 +130,14 @@ class VoterService(Service):
         if emitted is not None:
             weights = self._weights_of(request.target)
             for name, proposal in last.proposals.items():
-                if self._config.weigh == "all" or self._has_won(last, proposal):
+                if self._config.weigh == "all" or _has_won(proposal.tokens, last.draft or []):
                     weights.observe(name, proposal.tokens, emitted)
         if outcome is not None and outcome.round == request.round:
             self._controller(request.target, outcome.num_rows).observe(
-                request.speculation_length, outcome.num_accepted_tokens + 1, outcome.duration_s
+                request.speculation_length,
+                max(0, outcome.num_accepted_tokens) + 1,
+                outcome.duration_s,
             )
-
-    def _has_won(self, last: Round, proposal: Proposal) -> bool:
-        weights = self._weights_of(last.request.target)
-        ballots = [Ballot(p.tokens, weights.of(n)) for n, p in sorted(last.proposals.items())]
-        draft = merge(ballots, self._config.walk, last.request.speculation_length)
-        return bool(draft) and proposal.tokens[: len(draft)] == draft
 
     def _next_length(self, request: DraftRequest) -> int:
         if self._config.fixed_length is not None:
@@ -183,7 +177,7 @@ class VoterService(Service):
         rule = self._weight_rule
         while True:
             await asyncio.sleep(self._config.flush_s)
-            for target, weights in self._weights.items():
+            for target, weights in list(self._weights.items()):
                 factors = weights.take_factors()
                 try:
                     board = await self.bus.scale(f"weights.{target}", factors, rule.low, rule.high)
@@ -194,6 +188,11 @@ class VoterService(Service):
                 weights.refresh(board)
                 for name in board:
                     metrics.WEIGHT.labels(target, name).set(weights.of(name))
+
+
+def _has_won(proposed: Sequence[int], draft: list[int]) -> bool:
+    """The whole draft was this drafter's."""
+    return bool(draft) and list(proposed[: len(draft)]) == draft
 
 
 def build(config: VoterConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:

@@ -13,9 +13,9 @@ from math import exp
 
 from services.voter.vote import common_length
 
-_MAX_STEP = 2.0
+_MAX_STEP = 1.25
 """A flush changes a weight by at most this factor: replicas that correct the same error at the
-same time must not overshoot far."""
+same time must not overshoot far. What is cut off is learned again from the next proposals."""
 
 
 @dataclass(frozen=True, slots=True)
