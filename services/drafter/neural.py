@@ -17,6 +17,10 @@ from shared.lm.sampling import draw
 from shared.messages import Sampling
 
 
+JOINT_TOKENS = 16
+"""New context up to this many tokens goes along in the first pass of a proposal."""
+
+
 @dataclass(slots=True)
 class State:
     """One request: its context, and the tokens whose keys and values are in its cache slot."""
@@ -106,9 +110,10 @@ class NeuralModel:
         return Drafting(state, want.sampling, max(0, min(want.speculation_length, room)))
 
     def _prefill(self, states: Sequence[State]) -> None:
-        """Brings long new contexts into the cache, a bounded number of tokens a pass."""
+        """Brings long new contexts into the cache, each alone: joined, their passes would be
+        padded to the longest."""
         for state in states:
-            while (missing := len(state.context) - 1 - state.num_valid) > self._prefill_tokens:
+            while (missing := len(state.context) - 1 - state.num_valid) > JOINT_TOKENS:
                 end = state.num_valid + min(missing, self._prefill_tokens)
                 tokens = state.context[state.num_valid : end]
                 self._decoder.forward([Row(state.slot, state.num_valid, tokens, 0)])
