@@ -24,12 +24,16 @@ Writer = Callable[[Any], Any]
 
 
 def encode(message: object) -> bytes:
-    """Raises OversizeError beyond MAX_MESSAGE_BYTES, TypeError for what is no message of ours."""
+    """Raises OversizeError beyond MAX_MESSAGE_BYTES, MalformedError for a value that the wire
+    cannot carry (integers beyond 64 bits, lone surrogates), TypeError for what is no message."""
     name = type(message).__name__
     if name not in _WRITERS:
         raise TypeError(f"{name} is not a registered message")
     envelope = {"v": SCHEMA_VERSION, "type": name, "body": _WRITERS[name](message)}
-    data: bytes = msgpack.packb(envelope)
+    try:
+        data: bytes = msgpack.packb(envelope)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise MalformedError(f"{name} cannot be encoded: {error}") from error
     if len(data) > MAX_MESSAGE_BYTES:
         raise OversizeError(f"{name} of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     return data
@@ -41,16 +45,23 @@ def decode(data: bytes) -> object:
         raise OversizeError(f"message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     try:
         envelope = msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        # TypeError: a map with a list or a map for its key.
         raise MalformedError(f"not msgpack: {error}") from error
     if not isinstance(envelope, dict) or set(envelope) != {"v", "type", "body"}:
         raise MalformedError("not a message: expected a map of v, type and body")
-    if envelope["v"] != SCHEMA_VERSION:
-        raise MalformedError(f"schema version {envelope['v']!r}; this build reads {SCHEMA_VERSION}")
-    name = envelope["type"]
-    if not isinstance(name, str) or name not in _READERS:
-        raise MalformedError(f"unknown message type {name!r}")
+    version = _scalar(int)(envelope["v"], "v")
+    if version != SCHEMA_VERSION:
+        raise MalformedError(f"schema version {version}; this build reads {SCHEMA_VERSION}")
+    name = _scalar(str)(envelope["type"], "type")
+    if name not in _READERS:
+        raise MalformedError(f"unknown message type {_shown(name)}")
     return _READERS[name](envelope["body"], name)
+
+
+def _shown(text: str) -> str:
+    """A stranger's text, short enough for a log line."""
+    return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
 def _scalar(expected: type) -> Reader:
@@ -115,7 +126,7 @@ def _dataclass(cls: Any) -> Reader:
         if missing := required - value.keys():
             raise MalformedError(f"{where} lacks {', '.join(sorted(missing))}")
         if unknown := value.keys() - readers.keys():
-            raise MalformedError(f"{where} has unknown {', '.join(sorted(map(str, unknown)))}")
+            raise MalformedError(f"{where} has unknown {_shown(min(map(str, unknown)))}")
         return cls(**{name: readers[name](v, f"{where}.{name}") for name, v in value.items()})
 
     return read

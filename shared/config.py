@@ -11,7 +11,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import ConfigError
 
@@ -22,6 +22,18 @@ class Settings(BaseSettings):
     """Base of the flat config classes; a subclass sets `env_prefix` and its fields."""
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what it is given: `load` alone reads the environment, and names what is wrong."""
+        return (init_settings,)
 
     def effective(self) -> dict[str, object]:
         """Variable name to value, secrets redacted; what `--print-config` shows."""
@@ -69,12 +81,18 @@ def load(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
         raise ConfigError(
             f"{', '.join(unknown)} is not a setting; {prefix}* knows {', '.join(sorted(known))}"
         )
-    values = {name: environ[key] for key, name in known.items() if key in environ}
+    # `None` as `--print-config` shows it, so that what it prints can be set.
+    values = {
+        name: None if environ[key] == "None" else environ[key]
+        for key, name in known.items()
+        if key in environ
+    }
     try:
-        return cls.model_validate_strings(values) if values else cls.model_validate({})
+        return cls.model_validate(values)
     except ValidationError as error:
         problems = [
-            f"{prefix}{str(e['loc'][0]).upper()}={e['input']!r}: {e['msg']}" for e in error.errors()
+            f"{prefix}{str(e['loc'][0]).upper()}={_redact(e['input'])!r}: {e['msg']}"
+            for e in error.errors()
         ]
         raise ConfigError("; ".join(problems)) from error
 

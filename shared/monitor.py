@@ -13,6 +13,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from shared.config import ProcessConfig
+from shared.errors import ConfigError
 from shared.service import Service
 
 
@@ -55,9 +56,12 @@ class Monitor:
         app.router.add_get("/health/ready", self._ready)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(
-            self._runner, self._config.monitor_host, self._config.monitor_port
-        ).start()
+        host, port = self._config.monitor_host, self._config.monitor_port
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise ConfigError(f"QUORUM_MONITOR_PORT={port} on {host}: {error.strerror}") from error
 
     async def __aexit__(
         self,

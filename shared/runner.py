@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import logging
 import os
 import signal
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,7 +98,7 @@ def check(process: ProcessConfig) -> int:
         with urllib.request.urlopen(url, timeout=3) as answer:
             print(answer.read().decode())
             return 0
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException) as error:
         print(f"not ready: {error}", file=sys.stderr)
         return 1
 

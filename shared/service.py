@@ -125,9 +125,16 @@ class Service(ABC):
                 await delivery.ack()
             except BusError as error:
                 logger.error("unanswered, to be delivered again: %s", error)
+                await self._hand_back(delivery)
             except asyncio.CancelledError:
-                await delivery.hand_back()
+                await self._hand_back(delivery)
                 raise
+
+    async def _hand_back(self, delivery: Delivery[R]) -> None:
+        try:
+            await delivery.hand_back()
+        except BusError as error:
+            logger.warning("not handed back, the lease will end: %s", error)
 
     async def _terminal(
         self, delivery: Delivery[R], handle: Callable[[R], Awaitable[Terminal]]
