@@ -75,7 +75,7 @@ def served() -> Iterator[Served]:
         yield Served(process, greeting, time.monotonic() - started)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def post(url: str, body: str) -> str:
