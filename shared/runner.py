@@ -149,7 +149,7 @@ async def supervise(
         waiter.cancel()
         for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await asyncio.gather(all_ready, *tasks.values(), return_exceptions=True)
 
 
 def loop_time() -> float:

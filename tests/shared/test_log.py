@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from shared import log
+from shared.bus.memory import MemoryBus
+from shared.config import BusConfig
+from shared.messages import Failed, RecommendRequest
+from shared.service import Service, Terminal
+from shared.topics import recommend_requests
 
 logger = logging.getLogger("some.module")
 
@@ -102,6 +108,37 @@ async def test_what_a_request_starts_carries_its_id(capsys: pytest.CaptureFixtur
         task = asyncio.create_task(later())
     await task
     assert [line["request_id"] for line in lines(capsys)] == ["r"]
+
+
+class Faulty(Service):
+    """Fails every request by a fault of ours."""
+
+    async def serve(self) -> None:
+        await self.consume(recommend_requests("m"), self._fail, 2)
+
+    async def _fail(self, request: RecommendRequest) -> Terminal:
+        raise ZeroDivisionError(request.request_id)
+
+
+async def test_a_failed_request_is_logged_with_its_cause_under_its_id(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log.set_up("info", "json")
+    config = BusConfig()
+    bus = MemoryBus(config)
+    service = asyncio.create_task(Faulty("recommender", "m", bus, config).run())
+    async with bus.receive("client") as replies:
+        for request_id in ("r-1", "r-2"):
+            request = RecommendRequest(request_id, "client", {}, None, 1, time.time() + 60)
+            await bus.publish(recommend_requests("m"), request)
+        for _ in range(2):
+            assert isinstance(await asyncio.wait_for(anext(replies), 5), Failed)
+    service.cancel()
+    await asyncio.wait([service])
+    shown = {line["request_id"]: line["exception"] for line in lines(capsys)}
+    assert shown.keys() == {"r-1", "r-2"}
+    for request_id, exception in shown.items():
+        assert exception.endswith(f"ZeroDivisionError: {request_id}")
 
 
 def test_text_lines_show_level_logger_and_request(capsys: pytest.CaptureFixture[str]) -> None:
