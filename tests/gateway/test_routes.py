@@ -383,6 +383,13 @@ async def test_bad_requests_get_an_error_that_names_the_problem(
     assert not stage.verifier.requests
 
 
+async def test_a_lone_surrogate_anywhere_is_a_400(stage: Stage) -> None:
+    url = stage.url + "/v1/recommendations"
+    async with stage.http.post(url, data=b'{"context": {"p": ["\\ud800"]}}') as response:
+        assert response.status == 400
+        assert "surrogates" in (await response.json())["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "raw",
     [
