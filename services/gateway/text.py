@@ -21,13 +21,15 @@ from shared.errors import InvalidRequestError, ModelError
 from shared.lm.manifest import Manifest, load_manifest
 
 Message = Mapping[str, str]
+FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""What the gateway needs of a model's folder; the graph may be elsewhere."""
 
 
 class TextModel:
     """The tokenizer and template of a target model's folder. Raises ModelError."""
 
     def __init__(self, folder: Path) -> None:
-        self.manifest: Manifest = load_manifest(folder)
+        self.manifest: Manifest = load_manifest(folder, FILES)
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             # A second one that takes markers for ordinary text.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,8 +39,9 @@ class Manifest:
         (folder / FILE_NAME).write_text(json.dumps(asdict(self), indent=2) + "\n")
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """Reads and verifies. Raises ModelError naming the folder and what is wrong with it."""
+def load_manifest(folder: Path, used: Container[str] | None = None) -> Manifest:
+    """Reads, and verifies all files, or those `used` alone. Raises ModelError naming the folder
+    and what is wrong with it."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise ModelError(f"{folder} is no exported model: it has no {FILE_NAME}")
@@ -51,6 +53,8 @@ def load_manifest(folder: Path) -> Manifest:
     if manifest.format != FORMAT:
         raise ModelError(f"{path} has format {manifest.format}; this build reads {FORMAT}")
     for name, expected in manifest.files.items():
+        if used is not None and name not in used:
+            continue
         file = folder / name
         if not file.is_file():
             raise ModelError(f"{folder} lacks {name}, which its manifest lists")

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.gateway.stops import StopScanner
 from services.gateway.text import Detokenizer, TextModel
+from shared.errors import ModelError
+from shared.lm.manifest import checksum
+
+
+def test_the_gateway_needs_no_graph_and_no_damaged_tokenizer(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "talker"
+    shutil.copytree(model_folder, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {"model.onnx": "0", "tokenizer.json": checksum(folder / "tokenizer.json")}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert TextModel(folder).encode("fox")
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"tokenizer\.json is damaged"):
+        TextModel(folder)
+
 
 relaxed = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
