@@ -1,23 +1,23 @@
 """python -m models.train: from the standard library to the shipped language models, in one go.
 
 Stages: corpus, target, generate, drafters, export. Each is skipped when its result is there, and
-a stopped one goes on where it was; `--work` holds everything in between.
+a stopped one goes on where it was; `--work` holds everything in between. `--target` takes an
+exported target instead of training one, and distils new drafters for it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM
 
-from models.train import distillation, family, finish
+from models.train import distillation, family, finish, shipped
 from models.train.data import Stream, prepare
-from models.train.training import Run
+from models.train.training import Loss, NextLoss, Run
 
 SEED = 2402_15678
 WINDOW = 512
@@ -28,9 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("models/train/.work"))
     parser.add_argument("--out", type=Path, default=Path("models"))
+    parser.add_argument("--target", type=Path, help="an exported target; none is trained then")
     parser.add_argument("--target-minutes", type=float, default=66)
-    parser.add_argument("--drafter-minutes", type=float, default=8)
-    parser.add_argument("--generate-minutes", type=float, default=4)
+    parser.add_argument("--drafter-minutes", type=float, default=45)
+    parser.add_argument("--generate-minutes", type=float, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--until", choices=["target", "drafters", "export"], default="export")
@@ -38,11 +39,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(SEED)
     work: Path = arguments.work
-    tokenizer, training, held_out = prepare(work)
+    _, training, held_out = prepare(work)
 
-    target = family.build(family.TARGET).to(arguments.device)
-    run = Run(target, work / family.TARGET.name, arguments.target_minutes)
-    run.train(_language_model_loss(training, family.TARGET.chat_share, run, arguments.device))
+    if arguments.target:
+        target = shipped.load(family.TARGET, arguments.target).to(arguments.device)
+        target.save_pretrained(work / family.TARGET.name)
+    else:
+        target = family.build(family.TARGET).to(arguments.device)
+        run = Run(target, work / family.TARGET.name, arguments.target_minutes)
+        run.train(_language_model_loss(training, family.TARGET.chat_share, run, arguments.device))
     if arguments.until == "target":
         return
     distillation.train_drafters(
@@ -50,16 +55,17 @@ def main() -> None:
     )
     if arguments.until == "drafters":
         return
-    finish.evaluate_and_export(work, arguments.out, tokenizer, held_out)
+    trained = family.DRAFTERS if arguments.target else (family.TARGET, *family.DRAFTERS)
+    finish.evaluate_and_export(trained, work, arguments.out, held_out)
 
 
 def _language_model_loss(
     streams: dict[str, Stream], chat_share: float, run: Run, device: str
-) -> Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]:
+) -> NextLoss:
     """Batches of both kinds of text; seeded by the step, so that a resumed run sees the same."""
     num_chats = round(BATCH * chat_share)
 
-    def next_loss() -> tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]:
+    def next_loss() -> tuple[Loss, int]:
         rng = np.random.default_rng((SEED, run.step))
         windows = [
             streams["code"].windows(BATCH - num_chats, WINDOW, rng),

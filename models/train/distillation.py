@@ -7,7 +7,6 @@ learn its whole distribution at each position (forward KL), from nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from transformers import LlamaForCausalLM
 from models.train import family
 from models.train.data import Stream
 from models.train.family import Member
-from models.train.training import Run
+from models.train.training import Loss, NextLoss, Run
 
 SEED = 1
 BATCH, WINDOW = 16, 512
@@ -90,11 +89,11 @@ def _distillation_loss(
     generated: Stream,
     member: Member,
     run: Run,
-) -> Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]:
+) -> NextLoss:
     num_generated = round(BATCH * GENERATED_SHARE)
     num_chats = round((BATCH - num_generated) * member.chat_share)
 
-    def next_loss() -> tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]:
+    def next_loss() -> tuple[Loss, int]:
         rng = np.random.default_rng((SEED, run.step))
         windows = [
             generated.windows(num_generated, WINDOW, rng),

@@ -21,6 +21,10 @@ WARM_UP_STEPS = 60
 DECAY_SHARE = 0.35
 ADAM_RATE, MUON_RATE = 2e-3, 1e-2
 
+Loss = Callable[[LlamaForCausalLM], torch.Tensor]
+NextLoss = Callable[[], tuple[Loss, int]]
+"""Prepares a batch: how to compute its loss, and the tokens in it."""
+
 
 class Run:
     """A model in training, with its optimizers and its place in the budget."""
@@ -48,9 +52,10 @@ class Run:
     def is_done(self) -> bool:
         return self.elapsed_s >= self.budget_s
 
-    def advance(self, loss_of: Callable[[LlamaForCausalLM], torch.Tensor], num_tokens: int) -> None:
-        """One optimizer step on the loss, timed against the budget."""
+    def advance(self, next_loss: NextLoss) -> None:
+        """One optimizer step on the next loss, timed against the budget."""
         started = time.monotonic()
+        loss_of, num_tokens = next_loss()
         rate = self._rate()
         for optimizer, base in self._optimizers:
             for group in optimizer.param_groups:
@@ -67,14 +72,12 @@ class Run:
         self.num_tokens += num_tokens
         self.elapsed_s += time.monotonic() - started
 
-    def train(
-        self, next_loss: Callable[[], tuple[Callable[[LlamaForCausalLM], torch.Tensor], int]]
-    ) -> None:
+    def train(self, next_loss: NextLoss) -> None:
         """Advances until the budget is spent, with a checkpoint every few minutes."""
         self.model.train()
         saved = time.monotonic()
         while not self.is_done:
-            self.advance(*next_loss())
+            self.advance(next_loss)
             if self.step % 20 == 0:
                 report(self.folder.name, self)
             if time.monotonic() - saved > CHECKPOINT_EVERY_S:

@@ -16,7 +16,6 @@ from shared.lm.decoder import Decoder, Row
 from shared.lm.sampling import draw
 from shared.messages import Sampling
 
-
 JOINT_TOKENS = 16
 """New context up to this many tokens goes along in the first pass of a proposal."""
 
