@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 
 from models.train import distillation, family, finish, shipped
 from models.train.data import Stream, prepare
-from models.train.training import Loss, NextLoss, Run
+from models.train.training import Loss, NextLoss, Run, mixed_precision
 
 SEED = 2402_15678
 WINDOW = 512
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("models"))
     parser.add_argument("--target", type=Path, help="an exported target; none is trained then")
     parser.add_argument("--target-minutes", type=float, default=66)
-    parser.add_argument("--drafter-minutes", type=float, default=45)
+    parser.add_argument("--drafter-minutes", type=float, default=42)
     parser.add_argument("--generate-minutes", type=float, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -74,7 +74,7 @@ def _language_model_loss(
         ids = torch.from_numpy(np.concatenate(windows)).to(device)
 
         def loss_of(model: LlamaForCausalLM) -> torch.Tensor:
-            with torch.autocast(device, torch.bfloat16):
+            with mixed_precision(device):
                 return model(input_ids=ids, labels=ids).loss
 
         return loss_of, ids.numel()

@@ -17,7 +17,7 @@ from transformers import LlamaForCausalLM
 from models.train import family
 from models.train.data import Stream
 from models.train.family import Member
-from models.train.training import Loss, NextLoss, Run
+from models.train.training import Loss, NextLoss, Run, mixed_precision
 
 SEED = 1
 BATCH, WINDOW = 16, 512
@@ -101,11 +101,11 @@ def _distillation_loss(
             training["code"].windows(BATCH - num_generated - num_chats, WINDOW, rng),
         ]
         ids = torch.from_numpy(np.concatenate(windows)).to(target.device)
-        with torch.no_grad(), torch.autocast(target.device.type, torch.bfloat16):
+        with torch.no_grad(), mixed_precision(target.device.type):
             wanted = target(input_ids=ids).logits
 
         def loss_of(model: LlamaForCausalLM) -> torch.Tensor:
-            with torch.autocast(target.device.type, torch.bfloat16):
+            with mixed_precision(target.device.type):
                 logits = model(input_ids=ids).logits
             student = functional.log_softmax(logits.float().flatten(0, 1), dim=-1)
             teacher = functional.log_softmax(wanted.float().flatten(0, 1), dim=-1)

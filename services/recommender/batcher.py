@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 from services.recommender import metrics
 from services.recommender.model import FloatArray, Model, Query
-from shared.errors import ModelError
 
 
 class Batcher:
@@ -22,7 +21,7 @@ class Batcher:
         self._thread = ThreadPoolExecutor(1, "recommender")
 
     async def score(self, query: Query) -> FloatArray:
-        """Scores of the query's items. Raises ModelError if the model fails."""
+        """Scores of the query's items. Raises what the model raises."""
         result: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, result))
         self._wanted.set()
@@ -40,7 +39,7 @@ class Batcher:
             started = time.perf_counter()
             try:
                 scored = await loop.run_in_executor(self._thread, self._model.score, queries)
-            except ModelError as error:
+            except Exception as error:  # a failed batch fails its requests, not the service
                 for _, result in batch:
                     if not result.done():
                         result.set_exception(error)

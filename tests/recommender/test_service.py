@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from prometheus_client import REGISTRY
 
 from services.recommender.config import RecommenderConfig
 from services.recommender.folder import load_model
@@ -164,13 +163,6 @@ async def test_many_requests_at_once_each_get_their_own_answer(
     # One answer each, and nothing is left in the topic.
     assert all(queue.empty() for queue in client.answers.values())
     assert await client.bus.lag(TOPIC) == 0
-
-
-async def test_what_waits_is_scored_in_one_batch(client: Client) -> None:
-    before = REGISTRY.get_sample_value("scoring_requests_count") or 0
-    await asyncio.gather(*(client.ask({"place": ["x"]}) for _ in range(50)))
-    after = REGISTRY.get_sample_value("scoring_requests_count") or 0
-    assert after - before < 50
 
 
 async def test_the_registry_shows_model_version_and_catalogue(

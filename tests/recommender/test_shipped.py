@@ -40,7 +40,7 @@ def test_its_card_holds_data_licence_and_figures_beside_the_baselines() -> None:
     ("package", "imports", "expected"),
     [
         ("networkx.algorithms", [], "networkx"),
-        ("asyncio", ["socket", "ssl"], "asyncio.events"),
+        ("asyncio", ["socket", "ssl"], "asyncio.base_events"),
         ("", ["unittest"], "test.support"),
         ("unheard.of", ["numpy"], "numpy.testing"),
     ],
