@@ -107,12 +107,14 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the draft of `round` fared. `duration_s` is the time of the target's forward pass."""
+    """How the draft of `round` fared. `pass_s` is the time of the target's forward pass, which
+    `num_rows` requests shared; `round_s` that of the whole round, drafting and waiting included."""
 
     round: int
     num_draft_tokens: int
     num_accepted_tokens: int
-    duration_s: float
+    pass_s: float
+    round_s: float
     num_rows: int
 
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 
 from shared.bus.base import Bus, Instance
-from shared.errors import BusError
+from shared.errors import BusError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +40,19 @@ class Registry:
     async def announce(self, instance: Instance) -> None:
         """Adds an own instance; it is visible to others when this returns."""
         self._own[instance.instance_id] = instance
-        await self._renew()
+        await self.refresh()
 
     async def withdraw(self, instance_id: str) -> None:
         """Removes an own instance at once, as a drain does first of all."""
         if self._own.pop(instance_id, None) is not None:
             await self._bus.withdraw([instance_id])
-            await self._renew()
+            await self.refresh()
 
     async def run(self) -> None:
         """Renews for ever; an absent bus is logged and tried again."""
         while True:
             try:
-                await self._renew()
+                await self.refresh()
             except BusError as error:
                 logger.warning("registry not renewed: %s", error)
             await asyncio.sleep(self._lease_s / 3)
@@ -60,6 +60,14 @@ class Registry:
     def live(self, role: str, name: str | None = None) -> list[Instance]:
         """Live instances of a role (and name), ordered by id."""
         return [i for i in self._live if i.role == role and name in (None, i.name)]
+
+    async def require(self, role: str, name: str) -> None:
+        """Raises UnavailableError if no instance is live, after a second look: one that has just
+        started may be missing in the first."""
+        if not self.live(role, name):
+            await self.refresh()
+            if not self.live(role, name):
+                raise UnavailableError(f"no {role} of {name} is live; try again soon")
 
     def find(self, instance_id: str) -> Instance | None:
         """The live instance of that id."""
@@ -69,7 +77,8 @@ class Registry:
         """Waits for the next change of the set of live instances."""
         await self._changed.wait()
 
-    async def _renew(self) -> None:
+    async def refresh(self) -> None:
+        """Renews now, and sees what is live now."""
         live = await self._bus.announce(list(self._own.values()), self._lease_s)
         if live != self._live:
             self._live = live

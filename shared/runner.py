@@ -132,8 +132,7 @@ async def supervise(
     itself ends all: in one process, half a system is worse than none."""
     tasks = {service: asyncio.create_task(service.run()) for service in services}
     waiter = asyncio.create_task(stopped.wait())
-    all_ready = asyncio.gather(*(service.ready.wait() for service in services))
-    all_ready.add_done_callback(lambda f: None if f.cancelled() else on_ready())
+    all_ready = asyncio.create_task(_when_ready(services, on_ready))
     try:
         await asyncio.wait([waiter, *tasks.values()], return_when=asyncio.FIRST_COMPLETED)
         if not stopped.is_set():
@@ -150,6 +149,15 @@ async def supervise(
         for task in tasks.values():
             task.cancel()
         await asyncio.gather(all_ready, *tasks.values(), return_exceptions=True)
+
+
+async def _when_ready(services: Sequence[Service], on_ready: Callable[[], None]) -> None:
+    """Calls back once all are ready and each of them sees the others."""
+    for service in services:
+        await service.ready.wait()
+    for service in services:
+        await service.registry.refresh()
+    on_ready()
 
 
 def loop_time() -> float:

@@ -52,9 +52,10 @@ def read_until(process: subprocess.Popen[str], marker: str) -> str:
         while marker not in text:
             assert time.monotonic() < give_up, text
             if selector.select(1.0):
-                line = process.stdout.readline()
-                assert line, f"ended early: {text}"
-                text += line
+                # Past Python's own buffer, which the selector does not see.
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                assert data, f"ended early: {text}"
+                text += data.decode()
     return text
 
 
@@ -70,8 +71,7 @@ def served() -> Iterator[Served]:
         text=True,
     )
     try:
-        greeting = read_until(process, "/v1/recommendations")
-        greeting += read_until(process, "-d '")
+        greeting = read_until(process, '"k": 5')
         yield Served(process, greeting, time.monotonic() - started)
     finally:
         process.kill()

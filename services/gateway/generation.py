@@ -95,8 +95,7 @@ class Generator:
         """Pieces up to one with a reason. Raises QuorumErrors; whoever stops listening early
         cancels the request everywhere."""
         model = self._text.manifest.name
-        if not self._registry.live("verifier", model):
-            raise UnavailableError(f"no verifier of {model} is live; try again soon")
+        await self._registry.require("verifier", model)
         request = GenerateRequest(
             uuid.uuid4().hex,
             self._inbox,

@@ -86,8 +86,7 @@ class GatewayService(Service):
         model = self._config.recommender
         if body.model not in (None, model):
             raise NotFoundError(f"model {body.model!r} does not exist; there is {model}")
-        if not self.registry.live("recommender", model):
-            raise UnavailableError(f"no recommender of {model} is live; try again soon")
+        await self.registry.require("recommender", model)
         timeout_s = min(
             body.timeout or self._config.request_timeout_s, self._config.request_timeout_s
         )

@@ -20,7 +20,7 @@ from services.verifier.session import Session, Took
 from shared.lm.decoder import Decoder, Row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """One request's share of a pass: tokens behind those in its cache, the draft last."""
 

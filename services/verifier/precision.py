@@ -47,13 +47,15 @@ def widen(model: onnx.ModelProto) -> None:
 
 
 def _narrow(model: onnx.ModelProto) -> None:
-    """Stores fp32 matrices (also those that stay beside quantized ones) as fp16."""
+    """Stores fp32 matrices (also those that stay beside quantized ones) as fp16; scales and
+    rotary tables, which are small and whose errors add up, stay as they are."""
     graph = model.graph
-    scales = {name for n in graph.node if n.op_type == "MatMulNBits" for name in n.input[1:]}
+    exact = ("MatMulNBits", "RotaryEmbedding")
+    kept = {name for n in graph.node if n.op_type in exact for name in n.input[1:]}
     casts = []
     for initializer in graph.initializer:
         is_matrix = initializer.data_type == TensorProto.FLOAT and len(initializer.dims) == 2
-        if not is_matrix or initializer.name in scales:
+        if not is_matrix or initializer.name in kept:
             continue
         name = initializer.name
         array = numpy_helper.to_array(initializer)

@@ -98,11 +98,13 @@ class VerifierService(Service):
                         return Cancelled(request.request_id, session.report())
                     if request.deadline < time.time():
                         return _expired(session)
+                    began = time.perf_counter()
                     draft = await self._speculation.draft(session)
                     offset = session.num_output_tokens
                     tokens, took = await self._engine.verify(session, draft.tokens)
                     emitted = session.emit(tokens)
-                    session.settle(draft.tokens, draft.votes, emitted, took)
+                    round_s = time.perf_counter() - began
+                    session.settle(draft.tokens, draft.votes, emitted, took, round_s)
                     await self._send_tokens(request, offset, emitted)
         finally:
             del self._sessions[session.id]

@@ -81,12 +81,19 @@ class Session:
         return emitted
 
     def settle(
-        self, draft: Sequence[int], votes: Sequence[Vote], emitted: Sequence[int], took: Took
+        self,
+        draft: Sequence[int],
+        votes: Sequence[Vote],
+        emitted: Sequence[int],
+        took: Took,
+        round_s: float,
     ) -> None:
-        """Closes a round: what was drafted, what came of it, what the pass took."""
+        """Closes a round: what was drafted, what came of it, what the pass and the round took."""
         num_accepted = common_length(draft, emitted)
         self.per_round.append((len(draft), num_accepted))
-        self.outcome = Outcome(self.round, len(draft), num_accepted, took.duration_s, took.num_rows)
+        self.outcome = Outcome(
+            self.round, len(draft), num_accepted, took.duration_s, round_s, took.num_rows
+        )
         for vote in votes:
             self.tallies.setdefault(vote.drafter, DrafterTally()).add(vote, draft, emitted)
         self.round += 1

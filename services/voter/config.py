@@ -18,6 +18,9 @@ class VoterConfig(Settings):
     walk: Literal["greedy", "heaviest-path"] = "greedy"
     quorum: int = Field(0, ge=0, description="proposals that suffice; 0: all that were asked")
     fixed_length: int | None = Field(None, ge=0, le=64, description="instead of the controller")
+    cost: Literal["round", "pass"] = Field(
+        "round", description="what a length is judged by: the whole round, or the target's pass"
+    )
     initial_length: int = Field(4, ge=0, le=64)
     max_length: int = Field(12, ge=0, le=64)
     decision_threshold: int = Field(16, ge=1, description="rounds between changes of length")

@@ -1,19 +1,30 @@
-"""How many tokens to draft: hill climbing on the target's time per emitted token.
+"""How many tokens to draft: hill climbing on the time per emitted token, beside plain decoding.
 
-Pure. Minions (arXiv:2402.15678): generating N tokens takes N / vl(s) passes of t(b, s) each, so
+Pure. Minions (arXiv:2402.15678): generating N tokens takes N / vl(s) rounds of t(b, s) each, so
 the length s is to minimise t / vl. Fit the linear trend over recent values; where it improves,
 raise s by a step, where it worsens, lower it by a penalty step.
+
+Length 0, plain decoding, is no point of that curve: the first drafted token brings the whole cost
+of drafting with it. So the climb stays among lengths from 1 on, and now and then a look at the
+other side decides whether to draft at all.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 
 _REACH = 2
 """Lengths this near to the present one enter the fit; the curve is not a line further on."""
-_MAX_PATIENCE = 16
-"""Most periods between two probes that find nothing better."""
+_MAX_PROBE_PATIENCE = 16
+"""Most periods between two probes of a neighbouring length that find nothing better."""
+_MAX_LOOK_PATIENCE = 32
+"""Most periods between two looks at the other side that find nothing better."""
+_PROGRESS = 0.95
+"""A look that costs less than this share of the best one before it is more than chance."""
+_PLAIN_LOOK_SHARE = 0.25
+"""Plain decoding is dear where drafts pay, and its cost has no chance in it: a look is short."""
 _PERIOD_FACTOR = 4
 """A period ends after this many times the decision threshold, at whatever lengths."""
 
@@ -33,7 +44,7 @@ class LengthRule:
 
 @dataclass(slots=True)
 class Cost:
-    """Sums over the observations of one length."""
+    """Sums over observations."""
 
     duration_s: float = 0.0
     num_emitted: int = 0
@@ -45,48 +56,108 @@ class Cost:
         self.num_rounds += other.num_rounds
 
 
-class LengthController:
-    """The speculation length for one target model at one size of batch.
+Period = dict[int, Cost]
+"""Costs by the length that was asked for."""
 
-    The paper leaves open what "improving" is measured against. A trend over time would take the
-    gain of a step *down* for a reason to go up, and the loss of a step below the optimum for one
-    to go further down. So the trend is that of cost over *length*, each observation counted at
-    the length that was asked for. It needs two lengths: where only one was tried of late (at a
-    bound, 0 among them), the next one is probed, ever more rarely as long as that does not pay.
-    """
+
+class LengthController:
+    """The speculation length for one target model at one size of batch."""
 
     def __init__(self, rule: LengthRule) -> None:
         self._rule = rule
-        self.length = min(rule.initial, rule.max_length)
-        self._period: dict[int, Cost] = {}
-        self._window: deque[dict[int, Cost]] = deque(maxlen=rule.window)
-        self._patience = 0
-        self._backoff = 1
-        self._origin = self.length
+        self._climb = Climb(rule)
+        self._is_plain = rule.initial == 0 or rule.max_length == 0
+        self._is_looking = False
+        """This period is spent on the side that is not the better one, as far as is known."""
+        self._better_cost: float | None = None
+        self._best_look = inf
+        self._patience = self._backoff = 1
+        self._period: Period = {}
+
+    @property
+    def length(self) -> int:
+        """What to ask for next."""
+        return 0 if self._is_plain != self._is_looking else self._climb.length
 
     def observe(self, length: int, num_emitted: int, duration_s: float) -> None:
-        """One round of one request: the length asked for, accepted tokens + 1, and the time of
-        the whole pass, which is what the request waited for, whoever shared it."""
+        """One round of one request: the length asked for, accepted tokens + 1, and how long the
+        request waited for them."""
+        if self._rule.max_length == 0:
+            return
         self._period.setdefault(length, Cost()).add(Cost(duration_s, num_emitted, 1))
         present = self._period.get(self.length, Cost()).num_rounds
         in_all = sum(cost.num_rounds for cost in self._period.values())
+        threshold: float = self._rule.decision_threshold
+        if self._is_looking and self.length == 0:
+            threshold = max(1.0, threshold * _PLAIN_LOOK_SHARE)
         # A verifier may grant less than was told, for ever: then no round has the present length.
-        threshold = self._rule.decision_threshold
         if present >= threshold or in_all >= _PERIOD_FACTOR * threshold:
             self._decide()
 
     def _decide(self) -> None:
-        granted = max(self._period)
+        drafted = {length: cost for length, cost in self._period.items() if length > 0}
+        plain = {length: cost for length, cost in self._period.items() if length == 0}
+        seen = _seconds_per_token(plain if self.length == 0 else drafted)
+        if self.length > 0 and drafted:
+            self._climb.decide(drafted)
+        self._period = {}
+        if self._is_looking:
+            self._end_look(seen)
+            return
+        if seen is not None:
+            old = self._better_cost
+            self._better_cost = seen if old is None else (seen + old) / 2
+        self._patience -= 1
+        self._is_looking = self._patience <= 0
+
+    def _end_look(self, seen: float | None) -> None:
+        """Stays on the other side if it was cheaper. Each look in vain doubles the wait for the
+        next one, but not while they get better: a climb may be on its way."""
+        self._is_looking = False
+        is_cheaper = seen is not None and (self._better_cost is None or seen < self._better_cost)
+        is_progress = seen is not None and seen < _PROGRESS * self._best_look
+        self._best_look = min(seen or inf, self._best_look)
+        if is_cheaper:
+            self._is_plain = not self._is_plain
+            self._better_cost = seen
+            self._best_look = inf
+        if is_cheaper or is_progress:
+            self._backoff = 1
+        else:
+            self._backoff = min(2 * self._backoff, _MAX_LOOK_PATIENCE)
+        self._patience = self._backoff
+
+
+class Climb:
+    """Hill climbing among the lengths from 1 on.
+
+    The paper leaves open what "improving" is measured against. A trend over time would take the
+    gain of a step *down* for a reason to go up, and the loss of a step below the optimum for one
+    to go further down. So the trend is that of cost over *length*. It needs two lengths: where
+    only one was tried of late, the next one is probed, ever more rarely as long as that does not
+    pay.
+    """
+
+    def __init__(self, rule: LengthRule) -> None:
+        self._rule = rule
+        self.length = max(1, min(rule.initial, rule.max_length))
+        self._window: deque[Period] = deque(maxlen=rule.window)
+        self._patience = 0
+        self._backoff = 1
+        self._origin = self.length
+
+    def decide(self, period: Period) -> None:
+        """Moves by what a period of rounds cost; it must not be empty."""
+        granted = max(period)
         top = granted if granted < self.length else self._rule.max_length
         self.length = min(self.length, top)
-        self._window.append(self._period)
-        self._period = {}
+        self._window.append(period)
         trend = self._trend()
         if trend is None:
             wanted = self._probe(top)
         else:
             wanted = self.length + (self._rule.step if trend < 0 else -self._rule.penalty_step)
-        self.length = min(max(wanted, 0), self._rule.max_length)
+        self.length = min(max(wanted, 1), self._rule.max_length)
         if trend is not None and self.length != self._origin:
             self._backoff = 1
 
@@ -95,14 +166,14 @@ class LengthController:
         if self._patience > 0:
             self._patience -= 1
             return self.length
-        self._backoff = min(2 * self._backoff, _MAX_PATIENCE)
+        self._backoff = min(2 * self._backoff, _MAX_PROBE_PATIENCE)
         self._patience = self._backoff
         self._origin = self.length
         return self.length + (-self._rule.step if self.length >= top else self._rule.step)
 
     def _trend(self) -> float | None:
         """Least-squares slope, up to a positive factor, of seconds per token over length."""
-        costs: dict[int, Cost] = {}
+        costs: Period = {}
         for period in self._window:
             for length, cost in period.items():
                 if abs(length - self.length) <= _REACH:
@@ -114,3 +185,11 @@ class LengthController:
         mean_x = sum(n * x for x, _, n in points) / total
         mean_y = sum(n * y for _, y, n in points) / total
         return sum(n * (x - mean_x) * (y - mean_y) for x, y, n in points)
+
+
+def _seconds_per_token(period: Period) -> float | None:
+    """None where nothing was observed."""
+    total = Cost()
+    for cost in period.values():
+        total.add(cost)
+    return total.duration_s / total.num_emitted if total.num_emitted else None

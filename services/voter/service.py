@@ -136,7 +136,7 @@ class VoterService(Service):
             self._controller(request.target, outcome.num_rows).observe(
                 request.speculation_length,
                 max(0, outcome.num_accepted_tokens) + 1,
-                outcome.duration_s,
+                outcome.round_s if self._config.cost == "round" else outcome.pass_s,
             )
 
     def _next_length(self, request: DraftRequest) -> int:

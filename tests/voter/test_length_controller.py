@@ -103,16 +103,20 @@ def test_it_comes_down_when_drafts_cease_to_pay(seed: int) -> None:
     assert sum(lengths[1000:]) / 500 < 1
 
 
-def test_a_length_is_kept_until_the_decision_threshold() -> None:
+def test_a_length_is_kept_until_the_decision_threshold_and_a_look_at_plain_decoding_is_short() -> (
+    None
+):
     controller = LengthController(LengthRule(initial=4, decision_threshold=10))
     lengths = drive(controller, certain(expected_cost(0.8, 5.0, 0.75)), 30)
     assert lengths[:10] == [4] * 10
-    assert lengths[10:20] == [lengths[10]] * 10 != [4] * 10
+    assert lengths[10:13] == [0] * 3
+    assert lengths[13:23] == [lengths[13]] * 10
+    assert lengths[13] not in (0, 4)
 
 
 def test_rounds_still_under_way_with_the_old_length_do_not_decide() -> None:
     controller = LengthController(LengthRule(initial=4, decision_threshold=10))
-    drive(controller, certain(expected_cost(0.8, 5.0, 0.75)), 10)
+    drive(controller, certain(expected_cost(0.8, 5.0, 0.75)), 13)
     changed = controller.length
     for _ in range(9):
         controller.observe(4, 1, 1.0)
@@ -131,14 +135,49 @@ def test_a_verifier_that_grants_less_than_told_does_not_stop_it() -> None:
     assert controller.length <= 2
 
 
+def test_a_verifier_that_never_drafts_does_not_stop_it() -> None:
+    controller = LengthController(LengthRule())
+    for _ in range(1000):
+        controller.observe(0, 1, 1.0)
+    assert controller.length <= 12
+
+
 def test_the_steps_are_those_of_the_rule() -> None:
     rule = LengthRule(initial=6, decision_threshold=1, window=2, step=2, penalty_step=3)
     controller = LengthController(rule)
-    seen = drive(controller, certain(lambda length: 100.0 - length), 4)
-    assert seen == [6, 8, 10, 12]
-    seen = drive(controller, certain(lambda length: 100.0 + length), 5)
+    seen = drive(controller, certain(lambda length: 100.0 - length), 7)
+    assert [length for length in seen if length] == [6, 8, 10, 12]
+    seen = drive(controller, certain(lambda length: 100.0 + length if length else 200.0), 8)
     # One step down to look, then the penalty step.
-    assert seen[-2:] == [10, 7]
+    assert [length for length in seen if length][:5] == [12, 12, 12, 10, 7]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_decodes_plainly_where_every_length_costs_more_however_they_compare(seed: int) -> None:
+    """The first drafted token brings a cost of its own: length 1 is dearer than 0, 8 than neither
+    of its neighbours."""
+    random = Random(seed)
+    drafting = chance(random, 0.7, 6.0, 0.2)
+
+    def play(length: int) -> tuple[int, float]:
+        return drafting(length) if length else (1, 1.5)
+
+    lengths = drive(LengthController(LengthRule()), play, 4000)
+    assert lengths[1000:].count(0) > 0.85 * 3000
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_drafts_where_only_long_drafts_pay(seed: int) -> None:
+    """From 0, a step to 1 would look like a loss."""
+    random = Random(seed)
+    drafting = chance(random, 0.85, 6.0, 0.2)
+
+    def play(length: int) -> tuple[int, float]:
+        return drafting(length) if length else (1, 2.5)
+
+    lengths = drive(LengthController(LengthRule(initial=0)), play, 4000)
+    assert lengths[2000:].count(0) < 0.1 * 2000
+    assert sum(lengths[2000:]) / 2000 > 4
 
 
 def test_the_highest_length_may_be_zero() -> None:

@@ -182,7 +182,7 @@ async def play(
         position += len(emitted)
         accepted = len(draft.tokens) if 0 not in draft.tokens else 0
         emitted = [1] * (accepted + 1)
-        outcome = Outcome(number, len(draft.tokens), accepted, duration_s[length], 1)
+        outcome = Outcome(number, len(draft.tokens), accepted, 0.0, duration_s[length], 1)
         length = draft.speculation_length
     return drafts
 
@@ -244,8 +244,7 @@ async def test_the_length_falls_to_zero_where_drafts_cost_more_and_is_probed_aga
         cost = [1.0 + 10.0 * length for length in range(65)]
         lengths = [d.speculation_length for d in await play(peer, 60, duration_s=cost)]
         assert lengths.count(0) > 25
-        first = lengths.index(0)
-        assert set(lengths[first:]) == {0, 1}
+        assert max(lengths[30:]) > 0
         cheap = await play(peer, 60, request_id="s")
         assert max(draft.speculation_length for draft in cheap) > 6
 
@@ -254,7 +253,7 @@ async def test_the_last_round_is_settled_by_the_release(bus: Bus) -> None:
     async with voting(bus, fixed_length=4) as peer:
         await peer.send(request(), proposal("a", [0]), proposal("b", [1]))
         await peer.draft()
-        await peer.send(Release("r", 3, [1, 1], Outcome(0, 1, 0, 1.0, 1)))
+        await peer.send(Release("r", 3, [1, 1], Outcome(0, 1, 0, 1.0, 1.0, 1)))
         await peer.send(request(request_id="s"), proposal("a", [0], request_id="s"))
         await peer.send(proposal("b", [1], request_id="s"))
         a, b = (await peer.draft()).votes
