@@ -28,11 +28,11 @@ from pathlib import Path
 
 import aiohttp
 
-from models.train.corpus import documents
+from models.train.corpus import sources
 
 ROOT = Path(__file__).parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "generation.json"
-PROMPT_CHARS = 240
+NUM_PROMPTS, PROMPT_CHARS = 16, 240
 START_TIMEOUT_S = 60.0
 SPECULATION = {"all drafters": {}, "none": {"VERIFIER_MAX_SPECULATION_LENGTH": "0"}}
 
@@ -52,7 +52,7 @@ class Sample:
 
 def prompts(count: int) -> list[str]:
     """Beginnings of held-out source files."""
-    texts = [d.text for d in documents() if d.is_held_out and d.kind == "code"]
+    texts = [file.text for file in sources() if file.is_held_out]
     long = [text for text in texts if len(text) > 4 * PROMPT_CHARS]
     return [text[PROMPT_CHARS : 2 * PROMPT_CHARS] for text in long[:count]]
 
@@ -97,10 +97,15 @@ def system(bus: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 async def measure(
-    url: str, monitor: str, bus: str, drafters: str, concurrency: int, max_tokens: int
+    url: str,
+    monitor: str,
+    bus: str,
+    drafters: str,
+    concurrency: int,
+    texts: Sequence[str],
+    max_tokens: int,
 ) -> Sample:
-    """All prompts, so many at a time."""
-    texts = prompts(max(8, concurrency))
+    """All texts continued, so many at a time."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
         await _until_ready(http, url)
         await _complete(http, url, texts[0], 16)
@@ -206,13 +211,16 @@ def main() -> None:
     parser.add_argument("--buses", default="embedded,redis")
     arguments = parser.parse_args()
     samples: list[Sample] = []
+    texts = prompts(NUM_PROMPTS)
     for repeat in range(arguments.repeats):
         for bus in arguments.buses.split(","):
             for drafters, environment in SPECULATION.items():
                 with system(bus, dict(environment)) as (url, monitor):
                     for concurrency in (1, 8):
                         sample = asyncio.run(
-                            measure(url, monitor, bus, drafters, concurrency, arguments.max_tokens)
+                            measure(
+                                url, monitor, bus, drafters, concurrency, texts, arguments.max_tokens
+                            )
                         )
                         samples.append(sample)
                         print(f"{repeat + 1}/{arguments.repeats} {sample}", flush=True)

@@ -35,7 +35,14 @@ class Document:
 
 
 def documents() -> Iterator[Document]:
-    """All documents in a fixed order, files that are copies of another one once."""
+    """All documents in a fixed order: each source file, then its chats."""
+    for file in sources():
+        yield file
+        yield from chats(file.path, file.text)
+
+
+def sources() -> Iterator[Document]:
+    """Source files in a fixed order, those that are copies of another one once."""
     root = Path(sysconfig.get_paths()["stdlib"])
     seen: set[bytes] = set()
     for path in sorted(root.rglob("*.py")):
@@ -51,7 +58,6 @@ def documents() -> Iterator[Document]:
             continue
         seen.add(digest)
         yield Document(relative.as_posix(), "code", text)
-        yield from chats(relative.as_posix(), text)
 
 
 def chats(path: str, text: str) -> Iterator[Document]:
