@@ -96,6 +96,14 @@ def system(bus: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield url, f"http://127.0.0.1:{monitor}"
 
 
+async def warm_up(url: str, texts: Sequence[str], max_tokens: int) -> None:
+    """Other texts, one by one: the voter finds its weights and length, as in a running system."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
+        await _until_ready(http, url)
+        for text in texts:
+            await _complete(http, url, text, max_tokens)
+
+
 async def measure(
     url: str,
     monitor: str,
@@ -107,8 +115,6 @@ async def measure(
 ) -> Sample:
     """All texts continued, so many at a time."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
-        await _until_ready(http, url)
-        await _complete(http, url, texts[0], 16)
         passes_before = await _forward_seconds(http, monitor)
         started = time.perf_counter()
         gate = asyncio.Semaphore(concurrency)
@@ -211,21 +217,29 @@ def main() -> None:
     parser.add_argument("--buses", default="embedded,redis")
     arguments = parser.parse_args()
     samples: list[Sample] = []
-    texts = prompts(NUM_PROMPTS)
+    texts = prompts(2 * NUM_PROMPTS)
     for repeat in range(arguments.repeats):
         for bus in arguments.buses.split(","):
             for drafters, environment in SPECULATION.items():
                 with system(bus, dict(environment)) as (url, monitor):
+                    asyncio.run(warm_up(url, texts[NUM_PROMPTS:], arguments.max_tokens))
                     for concurrency in (1, 8):
                         sample = asyncio.run(
                             measure(
-                                url, monitor, bus, drafters, concurrency, texts, arguments.max_tokens
+                                url,
+                                monitor,
+                                bus,
+                                drafters,
+                                concurrency,
+                                texts[:NUM_PROMPTS],
+                                arguments.max_tokens,
                             )
                         )
                         samples.append(sample)
                         print(f"{repeat + 1}/{arguments.repeats} {sample}", flush=True)
     print(report(samples))
     machine = {"python": platform.python_version(), "cores": os.cpu_count()}
+    RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(
         json.dumps({"machine": machine, "samples": [asdict(s) for s in samples]}, indent=1) + "\n"
     )

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shared.bus import Bus, Instance
 from shared.lm.decoder import Decoder, Row
@@ -34,12 +34,16 @@ class Answer:
     tokens: list[int]
     terminals: list[Terminal]
     ended: asyncio.Event
+    senders: list[str] = field(default_factory=list)
+    """The verifiers that have worked on it, in order."""
 
     def take(self, message: Tokens | Terminal) -> None:
         if not isinstance(message, Tokens):
             self.terminals.append(message)
             self.ended.set()
             return
+        if message.sender not in self.senders:
+            self.senders.append(message.sender)
         # A taken-over request repeats its tokens: they must be the same, and leave no gap.
         assert message.offset <= len(self.tokens)
         known = self.tokens[message.offset : message.offset + len(message.tokens)]

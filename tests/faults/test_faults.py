@@ -208,10 +208,16 @@ async def test_a_second_verifier_takes_over_within_ten_seconds(scene: Scene) -> 
     await scene.progress()
     scene.verifier.kill()
     killed = time.monotonic()
+    orphans = [a for a in scene.answers if a.senders and not a.ended.is_set()]
+    before = {id(answer): len(answer.senders) for answer in orphans}
+    while any(len(a.senders) == before[id(a)] and not a.ended.is_set() for a in orphans):
+        assert time.monotonic() - killed < TAKEOVER_S, scene.fleet.outputs()
+        await asyncio.wait_for(scene.client.endings.get(), TAKEOVER_S)
     await scene.settle()
-    assert time.monotonic() - killed < TAKEOVER_S + 20
-    # The requests that died with it were taken up again within the promise.
-    assert all(len(answer.terminals) == 1 for answer in scene.answers)
+    # One that was answered and not yet acknowledged is answered again, in the same words; the
+    # gateway lets the first answer through (tests/faults/test_gateway_faults.py).
+    for answer in scene.answers:
+        assert len({(t.num_tokens, t.reason) for t in answer.terminals}) == 1  # type: ignore[union-attr]
 
 
 async def test_a_frozen_verifier_that_comes_back_changes_nothing(scene: Scene) -> None:
