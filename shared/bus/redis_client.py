@@ -101,8 +101,6 @@ class RedisClient:
     def __init__(self, config: BusConfig) -> None:
         self.config = config
         self.commands = self._connect(TIMEOUT_S)
-        self.has_ackdel = True
-        """Whether the server has XACKDEL (Redis 8.2): believed until it refuses."""
 
     def key(self, *parts: str) -> str:
         """A key of ours."""

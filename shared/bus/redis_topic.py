@@ -102,15 +102,6 @@ class RedisSubscription(Subscription[M]):
         commands, key, group = self._client.commands, self._key, self._topic.group
 
         async def ack_and_delete() -> None:
-            if self._client.has_ackdel:
-                try:
-                    await commands.xackdel(key, group, entry, ref_policy="ACKED")
-                except ResponseError as error:
-                    if "unknown command" not in str(error).lower():
-                        raise
-                    self._client.has_ackdel = False
-                else:
-                    return
             async with commands.pipeline(transaction=True) as pipeline:
                 pipeline.xack(key, group, entry)
                 pipeline.xdel(key, entry)
