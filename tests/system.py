@@ -34,6 +34,7 @@ class Answer:
     tokens: list[int]
     terminals: list[Terminal]
     ended: asyncio.Event
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
     senders: list[str] = field(default_factory=list)
     """The verifiers that have worked on it, in order."""
 
@@ -42,6 +43,7 @@ class Answer:
             self.terminals.append(message)
             self.ended.set()
             return
+        self.begun.set()
         if message.sender not in self.senders:
             self.senders.append(message.sender)
         # A taken-over request repeats its tokens: they must be the same, and leave no gap.

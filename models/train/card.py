@@ -49,7 +49,17 @@ def render(
 | Training loss | {place["loss"]:.3f} |
 | Held-out perplexity | code {perplexity["code"]:.1f}, chat {perplexity["chat"]:.1f} (per token of this tokenizer) |
 
-## Acceptance against the target
+{"" if is_target else _acceptance(acceptances)}## Limits
+
+Small, and trained for about an hour: it writes what looks like Python and like docstrings, and
+knows little. It is here so that Quorum runs, is tested and is measured with real models.
+
+Train it again: `make train` (module `models.train`).
+"""
+
+
+def _acceptance(acceptances: Sequence[Acceptance]) -> str:
+    return f"""## Acceptance against the target
 
 Share of the target's tokens that a drafter proposes, along the target's own continuation of
 held-out prompts: greedy, and at temperature 1 with the target's own random numbers.
@@ -58,12 +68,6 @@ held-out prompts: greedy, and at temperature 1 with the target's own random numb
 |---|{"---|" * len(acceptances[0].alone)}---|---|
 {chr(10).join(_row(acceptance) for acceptance in acceptances)}
 
-## Limits
-
-Small, and trained for about an hour: it writes what looks like Python and like docstrings, and
-knows little. It is here so that Quorum runs, is tested and is measured with real models.
-
-Train it again: `make train` (module `models.train`).
 """
 
 

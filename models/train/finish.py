@@ -6,17 +6,18 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
 from models.train import card, family
 from models.train.data import KINDS, IntArray, Stream
+from models.train.family import Member
 from shared.lm.sampling import draw
 from shared.messages import Sampling
 
@@ -36,9 +37,9 @@ class Acceptance:
 
 
 def evaluate_and_export(
-    work: Path, out: Path, tokenizer: Tokenizer, held_out: dict[str, Stream]
+    trained: Sequence[Member], work: Path, out: Path, held_out: dict[str, Stream]
 ) -> None:
-    """Writes `out`/<name> for each member: graph, tokenizer, manifest and README.md."""
+    """Writes `out`/<name> for each trained member: graph, tokenizer, manifest and README.md."""
     members = (family.TARGET, *family.DRAFTERS)
     models = {m.name: LlamaForCausalLM.from_pretrained(work / m.name).eval() for m in members}
     perplexities = {
@@ -46,7 +47,7 @@ def evaluate_and_export(
         for name, model in models.items()
     }
     acceptances = [_acceptance(models, held_out, temperature) for temperature in (0.0, 1.0)]
-    for member in members:
+    for member in trained:
         shutil.copytree(work / "tokenizer", work / member.name, dirs_exist_ok=True)
         command = [sys.executable, "-m", "services.verifier.export"]
         arguments = [str(work / member.name), str(out / member.name), "--precision", "fp16"]

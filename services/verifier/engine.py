@@ -73,10 +73,10 @@ class Engine:
             metrics.REQUESTS_RUNNING.set(len(self._seated))
 
     async def prefill(self, session: Session) -> None:
-        """Brings all context but its last token into the cache, in chunks between other passes."""
-        while (missing := len(session.tokens) - 1 - session.num_cached) > 0:
-            end = session.num_cached + min(missing, self._prefill_tokens)
-            await self._submit(session, session.tokens[session.num_cached : end], None)
+        """Brings the next chunk of the context into the cache, between the passes of others. The
+        last token is left to `verify`."""
+        end = session.num_cached + min(session.num_uncached - 1, self._prefill_tokens)
+        await self._submit(session, session.tokens[session.num_cached : end], None)
 
     async def verify(self, session: Session, draft: Sequence[int]) -> tuple[list[int], Took]:
         """One target pass over the draft: the tokens that the target emits, and the cost."""

@@ -92,12 +92,14 @@ class VerifierService(Service):
         started = time.perf_counter()
         try:
             with self._engine.seat(session):
-                await self._engine.prefill(session)
                 while session.reason is None:
                     if request.request_id in self._cancelled:
                         return Cancelled(request.request_id, session.report())
                     if request.deadline < time.time():
                         return _expired(session)
+                    if session.num_uncached > 1:
+                        await self._engine.prefill(session)
+                        continue
                     began = time.perf_counter()
                     draft = await self._speculation.draft(session)
                     offset = session.num_output_tokens

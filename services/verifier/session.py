@@ -58,6 +58,11 @@ class Session:
         return len(self.request.prompt)
 
     @property
+    def num_uncached(self) -> int:
+        """Tokens that the target has not seen: one between rounds, the last that it emitted."""
+        return len(self.tokens) - self.num_cached
+
+    @property
     def num_output_tokens(self) -> int:
         return len(self.tokens) - self.num_prompt_tokens
 

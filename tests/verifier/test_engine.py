@@ -1,0 +1,151 @@
+"""The engine: cache slots without gaps, passes shared fairly, a failed pass fails its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from services.verifier.engine import Engine
+from services.verifier.session import Session
+from shared.errors import ModelError
+from shared.lm.decoder import Decoder, FloatArray, Row, load_decoder
+from shared.messages import GenerateRequest, Sampling
+from tests.system import decode_plainly
+from tests.toy import VOCAB_SIZE, write_toy
+
+GREEDY = Sampling(temperature=0.0)
+PREFILL_TOKENS = 16
+
+
+class Watched:
+    """The decoder, and the rows of each pass that it ran."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.manifest = decoder.manifest
+        self.max_slots = decoder.max_slots
+        self.passes: list[list[Row]] = []
+        self.fails_at: int | None = None
+        self._decoder = decoder
+        self.move = decoder.move
+
+    def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
+        self.passes.append(list(rows))
+        if self.fails_at == len(self.passes):
+            raise ModelError("out of luck")
+        return self._decoder.forward(rows)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy(tmp_path_factory.mktemp("toy") / "target")
+
+
+@pytest.fixture
+def decoder(folder: Path) -> Watched:
+    return Watched(load_decoder(folder, max_slots=6, num_threads=1))
+
+
+@pytest.fixture
+async def engine(decoder: Watched) -> AsyncIterator[Engine]:
+    engine = Engine(decoder, PREFILL_TOKENS)
+    running = asyncio.create_task(engine.run())
+    yield engine
+    running.cancel()
+    await asyncio.wait([running])
+    engine.close()
+
+
+def session(seed: int, length: int, max_tokens: int = 30) -> Session:
+    prompt = np.random.default_rng(seed).integers(2, VOCAB_SIZE, length).tolist()
+    request = GenerateRequest(str(seed), "x", prompt, max_tokens, GREEDY, [], time.time() + 60)
+    return Session(request, 0)
+
+
+async def decode(engine: Engine, one: Session, until: int) -> None:
+    while one.num_output_tokens < until:
+        if one.num_uncached > 1:
+            await engine.prefill(one)
+        else:
+            tokens, _ = await engine.verify(one, [])
+            one.emit(tokens)
+
+
+async def test_slots_stay_contiguous_and_caches_move_with_their_requests(
+    engine: Engine, decoder: Watched, folder: Path
+) -> None:
+    """Requests leave from the middle and new ones come, while the others go on."""
+    plain = load_decoder(folder, max_slots=1, num_threads=1)
+    rng = np.random.default_rng(1)
+    seats: dict[int, tuple[Session, ExitStack]] = {}
+    for step in range(40):
+        if len(seats) < 6 and rng.random() < 0.7:
+            one, stack = session(step, int(rng.integers(1, 40)), 200), ExitStack()
+            stack.enter_context(engine.seat(one))
+            seats[step] = (one, stack)
+        if seats and rng.random() < 0.5:
+            one, stack = seats.pop(int(rng.choice(list(seats))))
+            stack.close()
+            expected = decode_plainly(plain, one.request.prompt, one.num_output_tokens, GREEDY)
+            assert expected == one.tokens[one.num_prompt_tokens :]
+        assert sorted(one.slot for one, _ in seats.values()) == list(range(len(seats)))
+        await asyncio.gather(
+            *(decode(engine, one, one.num_output_tokens + 2) for one, _ in seats.values())
+        )
+    for _, stack in seats.values():
+        stack.close()
+    assert max(len(rows) for rows in decoder.passes) > 2
+
+
+async def test_a_long_prefill_does_not_hold_up_those_who_decode(
+    engine: Engine, decoder: Watched
+) -> None:
+    long, short = session(1, 200), session(2, 2)
+    with engine.seat(long), engine.seat(short):
+        await decode(engine, short, 1)
+        decoder.passes.clear()
+        await asyncio.gather(decode(engine, long, 1), decode(engine, short, 20))
+    kinds = ["prefill" if rows[0].num_logits == 0 else "decode" for rows in decoder.passes]
+    first, last = kinds.index("prefill"), len(kinds) - kinds[::-1].index("prefill")
+    # While the chunks last, the two kinds take turns.
+    assert kinds[first:last].count("decode") >= kinds.count("prefill") - 2
+    assert all(len(r.tokens) <= PREFILL_TOKENS for rows in decoder.passes for r in rows)
+
+
+async def test_prompts_that_fit_together_share_a_pass(engine: Engine, decoder: Watched) -> None:
+    sessions = [session(n, 5) for n in range(4)]
+    with ExitStack() as stack:
+        for one in sessions:
+            stack.enter_context(engine.seat(one))
+        await asyncio.gather(*(decode(engine, one, 1) for one in sessions))
+    sizes = [len(rows) * max(len(r.tokens) for r in rows) for rows in decoder.passes]
+    assert len(decoder.passes[0]) > 1
+    assert max(sizes) <= PREFILL_TOKENS
+
+
+async def test_a_failed_pass_fails_those_in_it_and_the_engine_goes_on(
+    engine: Engine, decoder: Watched
+) -> None:
+    one = session(1, 3)
+    with engine.seat(one):
+        decoder.fails_at = 1
+        with pytest.raises(ModelError, match="out of luck"):
+            await decode(engine, one, 1)
+        await decode(engine, one, 3)
+    assert one.num_output_tokens == 3
+
+
+async def test_a_cancelled_job_is_not_run(engine: Engine, decoder: Watched) -> None:
+    gone, here = session(1, 3), session(2, 3)
+    with engine.seat(gone), engine.seat(here):
+        leaving = asyncio.create_task(decode(engine, gone, 1))
+        staying = asyncio.create_task(decode(engine, here, 1))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await staying
+    assert all(row.slot == here.slot for rows in decoder.passes[1:] for row in rows)
