@@ -100,7 +100,7 @@ def test_a_proposal_ends_with_the_models_context(folder: Path) -> None:
     model.extend("r", 0, context, len(context))
     (proposal,) = model.propose([Want("r", 12, GREEDY)])
     assert len(proposal) == 3
-    model.extend("r", len(context), proposal + [5, 6], len(context))
+    model.extend("r", len(context), [*proposal, 5, 6], len(context))
     assert model.propose([Want("r", 12, GREEDY)]) == [[]]
 
 
