@@ -20,7 +20,7 @@ from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
 from shared.bus.base import Bus
 from shared.config import BusConfig
-from shared.errors import ConfigError, ModelError
+from shared.errors import ConfigError
 from shared.lm.decoder import load_decoder
 from shared.messages import DraftRequest, Proposal, Release
 from shared.runner import Part
@@ -65,8 +65,8 @@ class DrafterService(Service):
             started = time.perf_counter()
             try:
                 proposals = await asyncio.to_thread(self._work, batch)
-            except ModelError as error:
-                logger.error("no proposals for %d messages: %s", len(batch), error)
+            except Exception:  # a batch that cannot be drafted costs its proposals, not the drafter
+                logger.exception("no proposals for %d messages", len(batch))
                 continue
             metrics.DRAFT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
             for request, proposal in proposals:

@@ -1,0 +1,114 @@
+"""A drafter on the bus: newest rounds only, full contexts where they lack, and no fatal message."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from services.drafter.config import DrafterConfig
+from services.drafter.service import build
+from shared.bus import Bus
+from shared.config import BusConfig
+from shared.errors import ConfigError
+from shared.messages import Cancel, DraftRequest, Proposal, Release, Sampling
+from shared.service import Service
+from tests.system import running
+from tests.toy import VOCAB_SIZE, write_toy
+
+VOTER = "voter.test"
+
+
+@pytest.fixture
+async def drafters(
+    tmp_path: Path, bus: Bus, bus_config: BusConfig
+) -> AsyncIterator[dict[str, Service]]:
+    """A neural and a lookup drafter by name."""
+    folder = write_toy(tmp_path / "small")
+    services = build(DrafterConfig(models=f"{folder}, ngram"), bus, bus_config)
+    async with running(*services):
+        yield {service.name: service for service in services}
+
+
+class Voter:
+    """Asks drafters and reads their proposals."""
+
+    def __init__(self, bus: Bus, proposals: AsyncIterator[object]) -> None:
+        self._bus = bus
+        self._proposals = proposals
+
+    async def ask(self, drafter: Service, *messages: object) -> None:
+        for message in messages:
+            await self._bus.send([drafter.instance_id], message)
+
+    async def proposal(self) -> Proposal:
+        message = await asyncio.wait_for(anext(self._proposals), 10)
+        assert isinstance(message, Proposal)
+        return message
+
+
+@pytest.fixture
+async def voter(bus: Bus) -> AsyncIterator[Voter]:
+    async with bus.receive(VOTER) as messages:
+        yield Voter(bus, messages)
+
+
+def request(
+    tokens: list[int], start: int = 0, number: int = 0, length: int = 4, request_id: str = "r"
+) -> DraftRequest:
+    return DraftRequest(
+        request_id, number, "toy", start, tokens, 4, length, Sampling(temperature=0.0), 1.0,
+        ["small", "ngram"], VOTER, "verifier.test", None,
+    )  # fmt: skip
+
+
+async def test_it_proposes_as_many_tokens_as_it_is_asked_for(
+    drafters: dict[str, Service], voter: Voter
+) -> None:
+    await voter.ask(drafters["small"], request([5, 6, 7, 8], length=6))
+    proposal = await voter.proposal()
+    assert (proposal.request_id, proposal.round, proposal.drafter) == ("r", 0, "small")
+    assert proposal.is_synced
+    assert len(proposal.tokens) == 6
+    assert all(0 <= token < VOCAB_SIZE for token in proposal.tokens)
+
+
+async def test_a_lookup_drafter_copies_what_followed_before(
+    drafters: dict[str, Service], voter: Voter
+) -> None:
+    await voter.ask(drafters["ngram"], request([5, 6, 7, 8, 9, 5, 6], length=3))
+    assert (await voter.proposal()).tokens == [7, 8, 9]
+
+
+@pytest.mark.parametrize("name", ["small", "ngram"])
+async def test_without_the_context_it_says_so_and_goes_on_when_it_has_it(
+    drafters: dict[str, Service], voter: Voter, name: str
+) -> None:
+    await voter.ask(drafters[name], request([7], start=3))
+    lost = await voter.proposal()
+    assert (lost.is_synced, lost.tokens) == (False, [])
+    await voter.ask(drafters[name], request([5, 6, 5, 6], number=1))
+    assert (await voter.proposal()).is_synced
+    await voter.ask(drafters[name], Release("r", 4, [5], None), request([9], start=5, number=2))
+    assert not (await voter.proposal()).is_synced
+
+
+async def test_what_cannot_be_drafted_costs_its_proposals_and_no_more(
+    drafters: dict[str, Service], voter: Voter
+) -> None:
+    small = drafters["small"]
+    await voter.ask(small, request([10**6], request_id="broken"), Cancel("no such thing"))
+    proposal = asyncio.create_task(voter.proposal())
+    # The broken request may share a sound one's batch; a later one is served in any case.
+    for number in range(100):
+        await voter.ask(small, request([5, 6, 7], number=number, request_id="sound"))
+        if (await asyncio.wait([proposal], timeout=0.05))[0]:
+            break
+    assert (await proposal).request_id == "sound"
+
+
+def test_an_unknown_draft_model_is_named(bus: Bus, bus_config: BusConfig) -> None:
+    with pytest.raises(ConfigError, match="'nothing', which is neither a folder nor one of"):
+        build(DrafterConfig(models="ngram,nothing"), bus, bus_config)
