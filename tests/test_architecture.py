@@ -34,6 +34,7 @@ PURE = [
     "services/drafter/ngram.py",
     "services/drafter/suffix.py",
     "shared/lm/sampling.py",
+    "shared/tokens.py",
 ]
 PURE_MAY_IMPORT = {
     "__future__",

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.recommender.layout import Layout, contradictions
 from shared.errors import ModelError
-from shared.lm.manifest import checksum
+from shared.lm.manifest import check_files
 
 FILE_NAME = "manifest.json"
 
@@ -39,12 +39,7 @@ def load_manifest(folder: Path) -> Layout:
             f"{path} is not a manifest of this version: {place}: {problem['msg']}"
         ) from error
     _check(layout, folder)
-    for name, expected in layout.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise ModelError(f"{folder} lacks {name}, which its manifest lists")
-        if checksum(file) != expected:
-            raise ModelError(f"{file} is damaged: its checksum is not the manifest's")
+    check_files(folder, layout.files)
     return layout
 
 

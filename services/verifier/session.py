@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from shared.messages import DrafterReport, GenerateRequest, Outcome, SpeculationReport, Vote
+from shared.tokens import common_length
 
 
 @dataclass(slots=True)
@@ -125,13 +126,3 @@ class Took:
 
     duration_s: float
     num_rows: int
-
-
-def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    length = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Literal
 
+from shared.tokens import common_length
+
 Walk = Literal["greedy", "heaviest-path"]
 
 
@@ -37,16 +39,6 @@ def merge(ballots: Sequence[Ballot], walk: Walk, max_length: int) -> list[int]:
     if walk == "greedy":
         return _walk_greedily(ballots, max_length)
     return _find_heaviest_path([Ballot(b.tokens[:max_length], b.weight) for b in ballots])
-
-
-def common_length(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    length = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
 
 
 def _walk_greedily(ballots: Sequence[Ballot], max_length: int) -> list[int]:

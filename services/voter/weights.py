@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 
-from services.voter.vote import common_length
+from shared.tokens import common_length
 
 _MAX_STEP = 1.25
 """A flush changes a weight by at most this factor: replicas that correct the same error at the

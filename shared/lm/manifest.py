@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -52,15 +52,19 @@ def load_manifest(folder: Path, used: Container[str] | None = None) -> Manifest:
         raise ModelError(f"{path} is not a manifest of this version: {error}") from error
     if manifest.format != FORMAT:
         raise ModelError(f"{path} has format {manifest.format}; this build reads {FORMAT}")
-    for name, expected in manifest.files.items():
-        if used is not None and name not in used:
-            continue
+    files = manifest.files.items()
+    check_files(folder, {name: sum_ for name, sum_ in files if used is None or name in used})
+    return manifest
+
+
+def check_files(folder: Path, checksums: Mapping[str, str]) -> None:
+    """Raises ModelError for a file that is missing or not what its checksum says."""
+    for name, expected in checksums.items():
         file = folder / name
         if not file.is_file():
             raise ModelError(f"{folder} lacks {name}, which its manifest lists")
         if checksum(file) != expected:
             raise ModelError(f"{file} is damaged: its checksum is not the manifest's")
-    return manifest
 
 
 def checksum(file: Path) -> str:

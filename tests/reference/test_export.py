@@ -96,13 +96,20 @@ def texts(*lengths: int) -> list[list[int]]:
     return [rng.integers(3, VOCAB_SIZE, length).tolist() for length in lengths]
 
 
+@pytest.fixture(scope="module")
+def exported(source: Path) -> Path:
+    """The export in fp32, built once; other precisions are made from it."""
+    export(str(source), source.parent / "exported")
+    return source.parent / "exported"
+
+
 def load(source: Path, out: Path, precision: str = "fp32") -> Decoder:
     export(str(source), out, precision)
     return load_decoder(out, max_slots=4, num_threads=2)
 
 
-def test_logits_of_ragged_batches_are_those_of_transformers(source: Path, tmp_path: Path) -> None:
-    decoder, model = load(source, tmp_path / "out"), reference(source)
+def test_logits_of_ragged_batches_are_those_of_transformers(source: Path, exported: Path) -> None:
+    decoder, model = load_decoder(exported, max_slots=4, num_threads=2), reference(source)
     batch = texts(70, 40, 55)
     pieces: list[list[np.ndarray]] = [[] for _ in batch]
     for start, end in ((0, 20), (20, 21), (21, 38), (38, 70)):
@@ -121,8 +128,8 @@ def test_logits_of_ragged_batches_are_those_of_transformers(source: Path, tmp_pa
         assert np.abs(expected - logits).max() < 1e-4
 
 
-def test_greedy_continuation_is_that_of_generate(source: Path, tmp_path: Path) -> None:
-    decoder, model = load(source, tmp_path / "out"), reference(source)
+def test_greedy_continuation_is_that_of_generate(source: Path, exported: Path) -> None:
+    decoder, model = load_decoder(exported, max_slots=4, num_threads=2), reference(source)
     (prompt,) = texts(30)
     with torch.no_grad():
         expected = model.generate(
@@ -132,8 +139,8 @@ def test_greedy_continuation_is_that_of_generate(source: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
-def test_rows_are_equal_bit_for_bit(source: Path, tmp_path: Path, precision: str) -> None:
-    result = check_rows(load(source, tmp_path / "out", precision))
+def test_rows_are_equal_bit_for_bit(exported: Path, tmp_path: Path, precision: str) -> None:
+    result = check_rows(load(exported, tmp_path / "out", precision))
     assert result.num_compared > 300
     assert result.num_unequal == 0
 
