@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.voter.vote import Ballot, Walk, common_length, merge
+from services.voter.vote import Ballot, Walk, merge
+from shared.tokens import common_length
 
 WALKS: list[Walk] = ["greedy", "heaviest-path"]
 tokens = st.lists(st.integers(0, 3), max_size=6)
