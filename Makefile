@@ -28,6 +28,9 @@ $(VENV)/.serve: pyproject.toml constraints.txt
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(call install,test)
 
+$(VENV)/.bench: pyproject.toml constraints.txt
+	$(call install,bench)
+
 $(VENV)/.reference: pyproject.toml constraints.txt
 	$(call install,reference)
 
@@ -56,7 +59,7 @@ test-reference: $(VENV)/.reference ## against torch, transformers and the openai
 test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one
 	$(PY) -m pytest -m faults
 
-bench: $(VENV)/.serve ## tokens per second, with all drafters and with none
+bench: $(VENV)/.bench ## tokens per second, with all drafters and with none
 	$(PY) -m benchmarks.generation
 
 train: ## train the shipped models again (CPU or GPU)

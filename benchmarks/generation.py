@@ -31,7 +31,7 @@ import aiohttp
 from models.train.corpus import sources
 
 ROOT = Path(__file__).parent.parent
-RESULT = ROOT / "benchmarks" / "results" / "generation.json"
+RESULTS = ROOT / "benchmarks" / "results"
 NUM_PROMPTS, PROMPT_CHARS = 16, 240
 START_TIMEOUT_S = 60.0
 SPECULATION = {"all drafters": {}, "none": {"VERIFIER_MAX_SPECULATION_LENGTH": "0"}}
@@ -210,6 +210,37 @@ def report(samples: Sequence[Sample]) -> str:
     return "\n".join(lines)
 
 
+def draw(samples: Sequence[Sample], file: Path) -> None:
+    """Bars of the medians, with their minima and maxima, for each bus and number at a time."""
+    from matplotlib import pyplot
+
+    groups = sorted({(s.concurrency, s.bus) for s in samples})
+    figure, axes = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
+    for number, drafters in enumerate(sorted({s.drafters for s in samples}, reverse=True)):
+        speeds = [
+            [
+                s.tokens_per_s
+                for s in samples
+                if (s.concurrency, s.bus, s.drafters) == (*g, drafters)
+            ]
+            for g in groups
+        ]
+        medians = [statistics.median(values) for values in speeds]
+        spread = [
+            [m - min(values) for m, values in zip(medians, speeds, strict=True)],
+            [max(values) - m for m, values in zip(medians, speeds, strict=True)],
+        ]
+        places = [place + 0.4 * number for place in range(len(groups))]
+        bars = axes.bar(places, medians, 0.38, yerr=spread, capsize=3, label=drafters)
+        axes.bar_label(bars, fmt="%.0f", label_type="center", color="white")
+    labels = [f"{bus}, {concurrency} at a time" for concurrency, bus in groups]
+    axes.set_xticks([place + 0.2 for place in range(len(groups))], labels)
+    axes.set_ylabel("tokens per second")
+    axes.legend(title="drafters")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=120)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
@@ -239,10 +270,10 @@ def main() -> None:
                         print(f"{repeat + 1}/{arguments.repeats} {sample}", flush=True)
     print(report(samples))
     machine = {"python": platform.python_version(), "cores": os.cpu_count()}
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(
-        json.dumps({"machine": machine, "samples": [asdict(s) for s in samples]}, indent=1) + "\n"
-    )
+    RESULTS.mkdir(exist_ok=True)
+    result = {"machine": machine, "samples": [asdict(s) for s in samples]}
+    (RESULTS / "generation.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(samples, RESULTS / "generation.png")
 
 
 if __name__ == "__main__":

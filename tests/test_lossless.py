@@ -56,7 +56,8 @@ class Case:
     drafters: str = ALL
     num_cases: int = 60
     verifier: dict[str, object] = field(default_factory=dict)
-    voter: dict[str, object] = field(default_factory=dict)
+    voter: dict[str, object] = field(default_factory=lambda: {"fixed_length": 4})
+    """A fixed length, since the controller may find that drafts do not pay on this machine."""
     bus: str = "memory"
     min_acceptance: float = 1.2
     """Mean acceptance length: a test in which nothing is accepted would show little."""
@@ -67,7 +68,8 @@ CASES = [
     Case("no drafter", drafters="", min_acceptance=1.0),
     Case("one drafter", drafters="small"),
     Case("lookup alone", drafters="ngram,suffix", min_acceptance=1.0),
-    Case("heaviest path", voter={"walk": "heaviest-path"}),
+    Case("heaviest path", voter={"walk": "heaviest-path", "fixed_length": 6}),
+    Case("adaptive length", voter={"decision_threshold": 2}, min_acceptance=1.0),
     Case("length 1", voter={"fixed_length": 1}, verifier={"speculation_length": 1}),
     Case("length 12", voter={"fixed_length": 12}, verifier={"speculation_length": 12}),
     Case("one at a time", verifier={"max_batch": 1}, num_cases=24),

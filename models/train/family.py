@@ -14,7 +14,7 @@ PAD_ID, END_OF_TEXT_ID, START_OF_TURN_ID, END_OF_TURN_ID = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One model: its size, how large a share of its batches is chat, and its training minutes."""
+    """One model: its size, and how large a share of its batches is chat."""
 
     name: str
     num_layers: int
