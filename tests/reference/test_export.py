@@ -148,7 +148,7 @@ def test_rows_are_equal_bit_for_bit(exported: Path, tmp_path: Path, precision: s
 def test_an_exported_model_can_change_its_precision(llama: Path, tmp_path: Path) -> None:
     (prompt,) = texts(40)
     exact = load(llama, tmp_path / "fp32").forward([Row(0, 0, prompt, 40)])[0]
-    for precision, tolerance in (("fp16", 0.01), ("int8", 0.3), ("int4", 3.0)):
+    for precision, tolerance in (("fp16", 0.05), ("int8", 0.5), ("int4", 5.0)):
         again = load(tmp_path / "fp32", tmp_path / precision, precision)
         assert again.manifest.precision == precision
         (logits,) = again.forward([Row(0, 0, prompt, 40)])
