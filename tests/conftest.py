@@ -7,10 +7,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shared.bus import Bus, connect
 from shared.config import BusConfig
 from tests.redis_server import RedisServer
+
+# The same examples in each run, so that a red build is its change's fault, and no deadline on a
+# busy machine. `pytest --hypothesis-profile explore` looks further.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
