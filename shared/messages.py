@@ -41,7 +41,7 @@ class GenerateRequest:
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """verifier -> gateway, one a round. `offset` counts generated tokens, so that a taken-over
-    request may repeat what the gateway already has."""
+    request may repeat what the gateway already has. Without tokens: a prefill is under way."""
 
     request_id: str
     sender: str

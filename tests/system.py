@@ -43,7 +43,8 @@ class Answer:
             self.terminals.append(message)
             self.ended.set()
             return
-        self.begun.set()
+        if message.tokens:
+            self.begun.set()
         if message.sender not in self.senders:
             self.senders.append(message.sender)
         # A taken-over request repeats its tokens: they must be the same, and leave no gap.

@@ -57,12 +57,11 @@ class Waiter:
             self.has_gap = True
             return
         new = message.tokens[self._num_tokens - message.offset :]
-        if new:
-            self._num_tokens += len(new)
-            self._arrivals.put_nowait(new)
+        self._num_tokens += len(new)
+        self._arrivals.put_nowait(new)
 
     async def next(self) -> list[int] | Terminal:
-        """New tokens, or the terminal message."""
+        """New tokens, none as a sign of life, or the terminal message."""
         return await self._arrivals.get()
 
 
@@ -121,7 +120,8 @@ class Replies:
                     num_republished += 1
                     await self._publish_again(waiter)
                 continue
-            yield event
+            if event != []:
+                yield event
             if not isinstance(event, list):
                 return
 

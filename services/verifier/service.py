@@ -99,6 +99,7 @@ class VerifierService(Service):
                         return _expired(session)
                     if session.num_uncached > 1:
                         await self._engine.prefill(session)
+                        await self._send_tokens(request, session.num_output_tokens, [])
                         continue
                     began = time.perf_counter()
                     draft = await self._speculation.draft(session)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import time
 
 import pytest
 
@@ -226,6 +228,20 @@ class TestSilence:
         _, body, _ = await stage.post(COMPLETIONS, {"prompt": "x", "max_tokens": 50})
         assert body["choices"][0]["text"] == "The quick brown fox"
         assert len(stage.verifier.requests) == 2
+
+    async def test_signs_of_life_keep_it_from_being_published_again(self, stage: Stage) -> None:
+        async def take_long(verifier: ScriptedVerifier, request: GenerateRequest) -> Terminal:
+            until = time.monotonic() + 0.5
+            while time.monotonic() < until:
+                await verifier.tokens(request, 0, [])
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(verifier.cancel_of(request).wait(), 0.05)
+            return await say(verifier, request)
+
+        stage.verifier.script = take_long
+        _, body, _ = await stage.post(COMPLETIONS, {"prompt": "x", "max_tokens": 50})
+        assert body["choices"][0]["text"] == "The quick brown fox"
+        assert len(stage.verifier.requests) == 1
 
     async def test_a_silent_stream_is_pinged(self, stage: Stage) -> None:
         stage.verifier.script = wait_for_cancel
