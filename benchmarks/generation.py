@@ -48,6 +48,10 @@ class Sample:
     mean_acceptance_length: float
     outside_forward_pass: float
     """Share of the wall time in which no target pass ran."""
+    pass_ms: float
+    """Mean duration of a target pass."""
+    draft_wait_ms: float
+    """Mean time from asking for a draft to having it; 0 where none was asked for."""
 
 
 def prompts(count: int) -> list[str]:
@@ -96,12 +100,12 @@ def system(bus: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
         yield url, f"http://127.0.0.1:{monitor}"
 
 
-async def warm_up(url: str, texts: Sequence[str], max_tokens: int) -> None:
-    """Other texts, one by one: the voter finds its weights and length, as in a running system."""
+async def warm_up(url: str, concurrency: int, texts: Sequence[str], max_tokens: int) -> None:
+    """Other texts, so many at a time: the voter finds its weights and length, as in a running
+    system."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
         await _until_ready(http, url)
-        for text in texts:
-            await _complete(http, url, text, max_tokens)
+        await _complete_all(http, url, concurrency, texts, max_tokens)
 
 
 async def measure(
@@ -115,25 +119,34 @@ async def measure(
 ) -> Sample:
     """All texts continued, so many at a time."""
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
-        passes_before = await _forward_seconds(http, monitor)
+        before = await _counters(http, monitor)
         started = time.perf_counter()
-        gate = asyncio.Semaphore(concurrency)
-
-        async def one(text: str) -> dict[str, float]:
-            async with gate:
-                return await _complete(http, url, text, max_tokens)
-
-        answers = await asyncio.gather(*(one(text) for text in texts))
+        answers = await _complete_all(http, url, concurrency, texts, max_tokens)
         wall_s = time.perf_counter() - started
-        passes_s = await _forward_seconds(http, monitor) - passes_before
+        after = await _counters(http, monitor)
+    grown = {name: after[name] - before[name] for name in after}
     return Sample(
         bus,
         drafters,
         concurrency,
         sum(a["tokens"] for a in answers) / wall_s,
         statistics.fmean(a["acceptance"] for a in answers),
-        1 - passes_s / wall_s,
+        1 - grown["forward_pass_seconds_sum"] / wall_s,
+        1e3 * grown["forward_pass_seconds_sum"] / grown["forward_pass_seconds_count"],
+        1e3 * grown["draft_wait_seconds_sum"] / max(1, grown["draft_wait_seconds_count"]),
     )
+
+
+async def _complete_all(
+    http: aiohttp.ClientSession, url: str, concurrency: int, texts: Sequence[str], max_tokens: int
+) -> list[dict[str, float]]:
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(text: str) -> dict[str, float]:
+        async with gate:
+            return await _complete(http, url, text, max_tokens)
+
+    return await asyncio.gather(*(one(text) for text in texts))
 
 
 async def _complete(
@@ -156,10 +169,16 @@ async def _complete(
     }
 
 
-async def _forward_seconds(http: aiohttp.ClientSession, monitor: str) -> float:
+async def _counters(http: aiohttp.ClientSession, monitor: str) -> dict[str, float]:
+    """The verifier's sums and counts, over all labels."""
     async with http.get(f"{monitor}/metrics") as response:
         text = await response.text()
-    return sum(float(v) for v in re.findall(r"^forward_pass_seconds_sum\S* (\S+)$", text, re.M))
+    names = [f"{kind}_seconds_{part}" for kind in ("forward_pass", "draft_wait") for part in
+             ("sum", "count")]  # fmt: skip
+    return {
+        name: sum(float(value) for value in re.findall(rf"^{name}\S* (\S+)$", text, re.M))
+        for name in names
+    }
 
 
 async def _until_ready(http: aiohttp.ClientSession, url: str) -> None:
@@ -193,8 +212,9 @@ def _spread(values: Sequence[float], form: str) -> str:
 def report(samples: Sequence[Sample]) -> str:
     """The table of medians, minima and maxima."""
     lines = [
-        "| bus | drafters | at a time | tokens/s | mean acceptance length | outside passes |",
-        "|---|---|---|---|---|---|",
+        "| at a time | bus | drafters | tokens/s | mean acceptance length | outside passes "
+        "| pass, ms | wait for a draft, ms |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     keys = sorted({(s.concurrency, s.bus, s.drafters) for s in samples})
     for concurrency, bus, drafters in keys:
@@ -204,8 +224,11 @@ def report(samples: Sequence[Sample]) -> str:
         speed = _spread([s.tokens_per_s for s in chosen], ".0f")
         acceptance = statistics.median(s.mean_acceptance_length for s in chosen)
         outside = statistics.median(s.outside_forward_pass for s in chosen)
+        pass_ms = statistics.median(s.pass_ms for s in chosen)
+        wait_ms = statistics.median(s.draft_wait_ms for s in chosen)
         lines.append(
-            f"| {bus} | {drafters} | {concurrency} | {speed} | {acceptance:.2f} | {outside:.0%} |"
+            f"| {concurrency} | {bus} | {drafters} | {speed} | {acceptance:.2f} | {outside:.0%} "
+            f"| {pass_ms:.1f} | {wait_ms:.1f} |"
         )
     return "\n".join(lines)
 
@@ -253,8 +276,10 @@ def main() -> None:
         for bus in arguments.buses.split(","):
             for drafters, environment in SPECULATION.items():
                 with system(bus, dict(environment)) as (url, monitor):
-                    asyncio.run(warm_up(url, texts[NUM_PROMPTS:], arguments.max_tokens))
                     for concurrency in (1, 8):
+                        asyncio.run(
+                            warm_up(url, concurrency, texts[NUM_PROMPTS:], arguments.max_tokens)
+                        )
                         sample = asyncio.run(
                             measure(
                                 url,
