@@ -107,10 +107,12 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the draft of `round` fared. `pass_s` is the time of the target's forward pass, which
-    `num_rows` requests shared; `round_s` that of the whole round, drafting and waiting included."""
+    """How the `num_rounds` from `round` on fared, one unless they were plain decoding. `pass_s` is
+    the time of the target's forward passes, which `num_rows` requests shared; `round_s` that of
+    the whole rounds, drafting and waiting included."""
 
     round: int
+    num_rounds: int
     num_draft_tokens: int
     num_accepted_tokens: int
     pass_s: float

@@ -46,6 +46,9 @@ class Session:
     round: int = 0
     reason: str | None = None
     outcome: Outcome | None = None
+    """Of the rounds since the voter was told last."""
+    next_plain_report: int = 0
+    """The round in which it is told again although nothing is to be drafted."""
     num_sent: dict[str, int] = field(default_factory=dict)
     per_round: list[tuple[int, int]] = field(default_factory=list)
     num_timeouts: int = 0
@@ -97,8 +100,15 @@ class Session:
         """Closes a round: what was drafted, what came of it, what the pass and the round took."""
         num_accepted = common_length(draft, emitted)
         self.per_round.append((len(draft), num_accepted))
+        since = self.outcome or Outcome(self.round, 0, 0, 0, 0.0, 0.0, 0)
         self.outcome = Outcome(
-            self.round, len(draft), num_accepted, took.duration_s, round_s, took.num_rows
+            since.round,
+            since.num_rounds + 1,
+            since.num_draft_tokens + len(draft),
+            since.num_accepted_tokens + num_accepted,
+            since.pass_s + took.duration_s,
+            since.round_s + round_s,
+            took.num_rows,
         )
         for vote in votes:
             self.tallies.setdefault(vote.drafter, DrafterTally()).add(vote, draft, emitted)

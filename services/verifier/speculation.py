@@ -18,6 +18,8 @@ from shared.bus.base import Bus, Instance
 from shared.messages import Draft, DraftRequest, Release
 from shared.registry import Registry, rendezvous
 
+_PLAIN_ROUNDS = 8
+"""Of plain decoding, between two messages to the voter: not one a token."""
 _VOTER_SHARE = 0.5
 """Of the draft timeout, the part that the voter may wait for proposals."""
 
@@ -53,12 +55,15 @@ class Speculation:
         # A last token needs no draft; without drafters or a voter there is none to be had.
         if not (voters and drafters and self._max_length and session.num_remaining_tokens > 1):
             return nothing
+        if length == 0 and session.round < session.next_plain_report:
+            return nothing
         voter = rendezvous(session.id, voters)
         arrival: asyncio.Future[Draft] = asyncio.get_running_loop().create_future()
         self._rounds[session.id] = (session, arrival)
         await self._ask(session, voter, drafters if length else [], length)
         if length == 0:
             # Plain decoding: the voter's answer may raise the length later; nobody waits for it.
+            session.next_plain_report = session.round + _PLAIN_ROUNDS
             return nothing
         asked = time.perf_counter()
         try:
@@ -128,6 +133,7 @@ class Speculation:
                 outcome=session.outcome,
             )
             await self._bus.send(group, request)
+        session.outcome = None
         for inbox in inboxes:
             session.num_sent[inbox] = len(session.tokens)
 

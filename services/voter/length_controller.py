@@ -79,12 +79,14 @@ class LengthController:
         """What to ask for next."""
         return 0 if self._is_plain != self._is_looking else self._climb.length
 
-    def observe(self, length: int, num_emitted: int, duration_s: float) -> None:
-        """One round of one request: the length asked for, accepted tokens + 1, and how long the
-        request waited for them."""
+    def observe(
+        self, length: int, num_emitted: int, duration_s: float, num_rounds: int = 1
+    ) -> None:
+        """A round of one request, or several alike: the length asked for, the tokens emitted, and
+        how long the request waited for them."""
         if self._rule.max_length == 0:
             return
-        self._period.setdefault(length, Cost()).add(Cost(duration_s, num_emitted, 1))
+        self._period.setdefault(length, Cost()).add(Cost(duration_s, num_emitted, num_rounds))
         present = self._period.get(self.length, Cost()).num_rounds
         in_all = sum(cost.num_rounds for cost in self._period.values())
         threshold: float = self._rule.decision_threshold

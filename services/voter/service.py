@@ -135,8 +135,9 @@ class VoterService(Service):
         if outcome is not None and outcome.round == request.round:
             self._controller(request.target, outcome.num_rows).observe(
                 request.speculation_length,
-                max(0, outcome.num_accepted_tokens) + 1,
+                max(0, outcome.num_accepted_tokens) + outcome.num_rounds,
                 outcome.round_s if self._config.cost == "round" else outcome.pass_s,
+                outcome.num_rounds,
             )
 
     def _next_length(self, request: DraftRequest) -> int:

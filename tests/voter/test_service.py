@@ -182,7 +182,7 @@ async def play(
         position += len(emitted)
         accepted = len(draft.tokens) if 0 not in draft.tokens else 0
         emitted = [1] * (accepted + 1)
-        outcome = Outcome(number, len(draft.tokens), accepted, 0.0, duration_s[length], 1)
+        outcome = Outcome(number, 1, len(draft.tokens), accepted, 0.0, duration_s[length], 1)
         length = draft.speculation_length
     return drafts
 
@@ -253,7 +253,7 @@ async def test_the_last_round_is_settled_by_the_release(bus: Bus) -> None:
     async with voting(bus, fixed_length=4) as peer:
         await peer.send(request(), proposal("a", [0]), proposal("b", [1]))
         await peer.draft()
-        await peer.send(Release("r", 3, [1, 1], Outcome(0, 1, 0, 1.0, 1.0, 1)))
+        await peer.send(Release("r", 3, [1, 1], Outcome(0, 1, 1, 0, 1.0, 1.0, 1)))
         await peer.send(request(request_id="s"), proposal("a", [0], request_id="s"))
         await peer.send(proposal("b", [1], request_id="s"))
         a, b = (await peer.draft()).votes
@@ -282,3 +282,16 @@ async def test_what_does_not_belong_in_the_inbox_is_passed_over(bus: Bus) -> Non
     async with voting(bus) as peer:
         await bus.send([peer.voter.instance_id], Draft("r", 0, [], 4, []))
         await peer.nothing()
+
+
+async def test_plain_rounds_are_told_together(bus: Bus) -> None:
+    """Eight of them in one message count as eight: a look at drafting comes as soon."""
+    async with voting(bus, decision_threshold=16, initial_length=0) as peer:
+        lengths = []
+        for number in range(0, 80, 8):
+            asked = request(number, "r", (), number, [1] * 8, 0)
+            outcome = Outcome(number - 8, 8, 0, 0, 8.0, 8.0, 1) if number else None
+            await peer.send(replace(asked, outcome=outcome))
+            lengths.append((await peer.draft()).speculation_length)
+        assert lengths[:2] == [0, 0]
+        assert max(lengths[2:4]) > 0

@@ -1,0 +1,140 @@
+"""The verifier's side of speculation: who is asked what, how often, and what is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+
+from services.verifier.session import Session, Took
+from services.verifier.speculation import Speculation
+from shared.bus import Bus, Instance, connect
+from shared.config import BusConfig
+from shared.messages import Draft, DraftRequest, GenerateRequest, Release, Sampling, Vote
+from shared.registry import Registry
+
+VERIFIER, VOTER, DRAFTER = "verifier.test", "voter.test", "drafter.test"
+VOCAB_SIZE, MAX_LENGTH = 50, 6
+
+
+@dataclass
+class Scene:
+    """A speculation, and what the one voter and the one drafter were sent."""
+
+    speculation: Speculation
+    session: Session
+    to_voter: AsyncIterator[object]
+    to_drafter: AsyncIterator[object]
+
+    async def asked(self) -> DraftRequest:
+        message = await asyncio.wait_for(anext(self.to_voter), 5)
+        assert isinstance(message, DraftRequest)
+        return message
+
+    async def round(self, answer: list[int], *, votes: list[Vote] | None = None) -> Draft:
+        """A round in which the voter answers with these tokens; the draft that came of it."""
+        drafting = asyncio.create_task(self.speculation.draft(self.session))
+        request = await self.asked()
+        self.speculation.deliver(
+            Draft(
+                request.request_id, request.round, answer, request.speculation_length, votes or []
+            )
+        )
+        draft = await drafting
+        self.settle(draft)
+        return draft
+
+    def settle(self, draft: Draft) -> None:
+        emitted = self.session.emit([7])
+        self.session.settle(draft.tokens, draft.votes, emitted, Took(0.5, 2), 1.0)
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    config = BusConfig()
+    bus: Bus = connect(config)
+    registry = Registry(bus, 60.0)
+    await registry.announce(Instance(VOTER, "voter", "voter", VOTER, {}))
+    await registry.announce(Instance(DRAFTER, "drafter", "small", DRAFTER, {}))
+    speculation = Speculation(bus, registry, VERIFIER, "toy", VOCAB_SIZE, MAX_LENGTH, 0.2)
+    request = GenerateRequest(
+        "r", "x", [1, 2, 3], 100, Sampling(temperature=0.0), [], time.time() + 60
+    )
+    async with bus.receive(VOTER) as to_voter, bus.receive(DRAFTER) as to_drafter:
+        yield Scene(speculation, Session(request, 4), to_voter, to_drafter)
+    await bus.close()
+
+
+async def test_the_first_request_has_the_whole_context_and_later_ones_what_is_new(
+    scene: Scene,
+) -> None:
+    draft = await scene.round([7, 8])
+    assert draft.tokens == [7, 8]
+    first = await anext(scene.to_drafter)
+    await scene.round([])
+    second = await anext(scene.to_drafter)
+    assert isinstance(first, DraftRequest)
+    assert isinstance(second, DraftRequest)
+    assert (first.start, first.tokens, first.outcome) == (0, [1, 2, 3], None)
+    assert (second.start, second.tokens) == (3, [7])
+    assert second.outcome is not None
+    assert (second.outcome.num_rounds, second.outcome.num_draft_tokens) == (1, 2)
+    assert (second.outcome.pass_s, second.outcome.round_s) == (0.5, 1.0)
+
+
+async def test_a_drafter_that_lost_the_context_is_sent_all_of_it(scene: Scene) -> None:
+    await scene.round([7], votes=[Vote("small", [], 1.0, False)])
+    await scene.round([])
+    requests = [await anext(scene.to_drafter) for _ in range(2)]
+    assert [m.start for m in requests if isinstance(m, DraftRequest)] == [0, 0]
+
+
+@pytest.mark.parametrize("answer", [[8, VOCAB_SIZE, 9], [8, -1], [8]])
+async def test_a_draft_ends_at_what_is_no_token(scene: Scene, answer: list[int]) -> None:
+    assert (await scene.round(answer)).tokens == [8]
+
+
+async def test_a_draft_is_not_longer_than_was_asked_for(scene: Scene) -> None:
+    assert len((await scene.round([8] * 40)).tokens) == 4
+
+
+async def test_a_late_draft_is_not_waited_for_and_still_tells_the_length(scene: Scene) -> None:
+    draft = await scene.speculation.draft(scene.session)
+    assert draft.tokens == []
+    assert scene.session.num_timeouts == 1
+    scene.settle(draft)
+    scene.speculation.deliver(Draft(scene.session.id, 0, [9], 2, []))
+    assert scene.session.speculation_length == 2
+    await scene.asked()
+    await scene.round([7])
+    assert scene.session.round == 2
+
+
+async def test_plain_rounds_are_told_to_the_voter_together_and_to_no_drafter(
+    scene: Scene,
+) -> None:
+    scene.session.speculation_length = 0
+    for _ in range(20):
+        scene.settle(await scene.speculation.draft(scene.session))
+    requests = [await scene.asked() for _ in range(3)]
+    assert [r.round for r in requests] == [0, 8, 16]
+    assert [r.outcome and r.outcome.num_rounds for r in requests] == [None, 8, 8]
+    assert [r.outcome.round for r in requests if r.outcome] == [0, 8]
+    assert all(r.drafters == [] for r in requests)
+    await scene.speculation.release(scene.session)
+    release = await anext(scene.to_voter)
+    assert isinstance(release, Release)
+    assert release.outcome is not None
+    assert release.outcome.num_rounds == 4
+
+
+async def test_without_anybody_to_ask_it_decodes_plainly(scene: Scene) -> None:
+    lonely = Speculation(
+        connect(BusConfig()), Registry(connect(BusConfig()), 60.0), VERIFIER, "toy",
+        VOCAB_SIZE, MAX_LENGTH, 0.2,
+    )  # fmt: skip
+    assert (await lonely.draft(scene.session)).tokens == []
+    assert scene.session.num_timeouts == 0
