@@ -108,8 +108,8 @@ class Cancel:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How the `num_rounds` from `round` on fared, one unless they were plain decoding. `pass_s` is
-    the time of the target's forward passes, which `num_rows` requests shared; `round_s` that of
-    the whole rounds, drafting and waiting included."""
+    the time of the target's forward passes, `round_s` that of the whole rounds, drafting and
+    waiting included, while the verifier had `num_running` requests in work."""
 
     round: int
     num_rounds: int
@@ -117,7 +117,7 @@ class Outcome:
     num_accepted_tokens: int
     pass_s: float
     round_s: float
-    num_rows: int
+    num_running: int
 
 
 @dataclass(frozen=True, slots=True)

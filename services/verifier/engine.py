@@ -166,7 +166,7 @@ class Engine:
             )
             for job, rows_logits in zip(batch, logits, strict=True)
         ]
-        return emitted, Took(duration_s, len(batch))
+        return emitted, Took(duration_s, len(self._seated))
 
 
 def _row(job: Job) -> Row:

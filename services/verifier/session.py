@@ -108,7 +108,7 @@ class Session:
             since.num_accepted_tokens + num_accepted,
             since.pass_s + took.duration_s,
             since.round_s + round_s,
-            took.num_rows,
+            took.num_running,
         )
         for vote in votes:
             self.tallies.setdefault(vote.drafter, DrafterTally()).add(vote, draft, emitted)
@@ -132,7 +132,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """The cost of a forward pass: seconds, and requests that shared it."""
+    """The cost of a forward pass: seconds, and the requests that were in work meanwhile."""
 
     duration_s: float
-    num_rows: int
+    num_running: int

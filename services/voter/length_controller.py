@@ -23,8 +23,6 @@ _MAX_LOOK_PATIENCE = 32
 """Most periods between two looks at the other side that find nothing better."""
 _PROGRESS = 0.95
 """A look that costs less than this share of the best one before it is more than chance."""
-_PLAIN_LOOK_SHARE = 0.25
-"""Plain decoding is dear where drafts pay, and its cost has no chance in it: a look is short."""
 _PERIOD_FACTOR = 4
 """A period ends after this many times the decision threshold, at whatever lengths."""
 
@@ -32,7 +30,11 @@ _PERIOD_FACTOR = 4
 @dataclass(frozen=True, slots=True)
 class LengthRule:
     """`decision_threshold` observations at the present length precede each decision, because
-    rounds drafted with the old one are still under way after a change. `window` is in decisions."""
+    rounds drafted with the old one are still under way after a change. `window` is in decisions.
+
+    A look at plain decoding takes `plain_look` rounds: few, since it is dear where drafts pay, and
+    its cost has no chance in it. The first `num_skipped` rounds of a look do not count: with many
+    requests in work, they still run in the company of the old ways."""
 
     initial: int = 4
     max_length: int = 12
@@ -40,6 +42,8 @@ class LengthRule:
     window: int = 16
     step: int = 1
     penalty_step: int = 1
+    plain_look: int = 4
+    num_skipped: int = 0
 
 
 @dataclass(slots=True)
@@ -73,6 +77,7 @@ class LengthController:
         self._best_look = inf
         self._patience = self._backoff = 1
         self._period: Period = {}
+        self._to_skip = 0
 
     @property
     def length(self) -> int:
@@ -86,12 +91,14 @@ class LengthController:
         how long the request waited for them."""
         if self._rule.max_length == 0:
             return
+        if self._to_skip > 0 and length == self.length:
+            self._to_skip -= num_rounds
+            return
         self._period.setdefault(length, Cost()).add(Cost(duration_s, num_emitted, num_rounds))
         present = self._period.get(self.length, Cost()).num_rounds
         in_all = sum(cost.num_rounds for cost in self._period.values())
-        threshold: float = self._rule.decision_threshold
-        if self._is_looking and self.length == 0:
-            threshold = max(1.0, threshold * _PLAIN_LOOK_SHARE)
+        is_plain_look = self._is_looking and self.length == 0
+        threshold = self._rule.plain_look if is_plain_look else self._rule.decision_threshold
         # A verifier may grant less than was told, for ever: then no round has the present length.
         if present >= threshold or in_all >= _PERIOD_FACTOR * threshold:
             self._decide()
@@ -111,11 +118,14 @@ class LengthController:
             self._better_cost = seen if old is None else (seen + old) / 2
         self._patience -= 1
         self._is_looking = self._patience <= 0
+        if self._is_looking:
+            self._to_skip = self._rule.num_skipped
 
     def _end_look(self, seen: float | None) -> None:
         """Stays on the other side if it was cheaper. Each look in vain doubles the wait for the
         next one, but not while they get better: a climb may be on its way."""
         self._is_looking = False
+        self._to_skip = 0
         is_cheaper = seen is not None and (self._better_cost is None or seen < self._better_cost)
         is_progress = seen is not None and seen < _PROGRESS * self._best_look
         self._best_look = min(seen or inf, self._best_look)

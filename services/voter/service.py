@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from services.voter import metrics
 from services.voter.config import VoterConfig
@@ -34,6 +35,7 @@ class VoterService(Service):
         self._rounds = Rounds(config.max_requests, config.quorum)
         self._weights: dict[str, Weights] = {}
         self._controllers: dict[tuple[str, int], LengthController] = {}
+        self._num_running: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._outbound: asyncio.Queue[tuple[str, Draft]] = asyncio.Queue()
         self._weight_rule = WeightRule(config.weight_rate, config.weight_threshold)
@@ -133,7 +135,8 @@ class VoterService(Service):
                 if self._config.weigh == "all" or _has_won(proposal.tokens, last.draft or []):
                     weights.observe(name, proposal.tokens, emitted)
         if outcome is not None and outcome.round == request.round:
-            self._controller(request.target, outcome.num_rows).observe(
+            self._num_running[request.target] = outcome.num_running
+            self._controller(request.target).observe(
                 request.speculation_length,
                 max(0, outcome.num_accepted_tokens) + outcome.num_rounds,
                 outcome.round_s if self._config.cost == "round" else outcome.pass_s,
@@ -143,8 +146,7 @@ class VoterService(Service):
     def _next_length(self, request: DraftRequest) -> int:
         if self._config.fixed_length is not None:
             return self._config.fixed_length
-        num_rows = request.outcome.num_rows if request.outcome is not None else 1
-        length = self._controller(request.target, num_rows).length
+        length = self._controller(request.target).length
         metrics.SPECULATION_LENGTH.labels(request.target).set(length)
         return length
 
@@ -153,12 +155,13 @@ class VoterService(Service):
             self._weights[target] = Weights(self._weight_rule)
         return self._weights[target]
 
-    def _controller(self, target: str, num_rows: int) -> LengthController:
-        """One for each power of two of requests in a pass: what pays depends on the batch."""
-        key = (target, num_rows.bit_length())
-        if key not in self._controllers:
-            self._controllers[key] = LengthController(self._length_rule)
-        return self._controllers[key]
+    def _controller(self, target: str) -> LengthController:
+        """One for each power of two of requests in work: what pays depends on the load. The more
+        there are, the more rounds are under way after a change, and the later it is judged."""
+        size = self._num_running.get(target, 1).bit_length()
+        if (target, size) not in self._controllers:
+            self._controllers[target, size] = LengthController(_scaled(self._length_rule, size))
+        return self._controllers[target, size]
 
     def _stop_timer(self, request_id: str) -> None:
         timer = self._timers.pop(request_id, None)
@@ -189,6 +192,16 @@ class VoterService(Service):
                 weights.refresh(board)
                 for name in board:
                     metrics.WEIGHT.labels(target, name).set(weights.of(name))
+
+
+def _scaled(rule: LengthRule, size: int) -> LengthRule:
+    """The rule for 2**(size - 1) requests in work and more."""
+    threshold = rule.decision_threshold * max(1, (1 << size) // 4)
+    if size < 2:
+        return replace(rule, plain_look=max(1, threshold // 4))
+    return replace(
+        rule, decision_threshold=threshold, plain_look=threshold, num_skipped=threshold // 2
+    )
 
 
 def _has_won(proposed: Sequence[int], draft: list[int]) -> bool:

@@ -109,14 +109,29 @@ def test_a_length_is_kept_until_the_decision_threshold_and_a_look_at_plain_decod
     controller = LengthController(LengthRule(initial=4, decision_threshold=10))
     lengths = drive(controller, certain(expected_cost(0.8, 5.0, 0.75)), 30)
     assert lengths[:10] == [4] * 10
-    assert lengths[10:13] == [0] * 3
-    assert lengths[13:23] == [lengths[13]] * 10
-    assert lengths[13] not in (0, 4)
+    assert lengths[10:14] == [0] * 4
+    assert lengths[14:24] == [lengths[14]] * 10
+    assert lengths[14] not in (0, 4)
+
+
+def test_the_first_rounds_of_a_look_may_be_left_out() -> None:
+    rule = LengthRule(initial=4, decision_threshold=10, plain_look=10, num_skipped=5)
+    controller = LengthController(rule)
+
+    def play(length: int) -> tuple[int, float]:
+        # Plain decoding is cheap, but not at once.
+        nonlocal num_plain
+        num_plain = num_plain + 1 if length == 0 else 0
+        return 1, 9.0 if 0 < num_plain <= 5 else 1.0 if length == 0 else 2.0
+
+    num_plain = 0
+    lengths = drive(controller, play, 60)
+    assert lengths[:35] == [4] * 10 + [0] * 25
 
 
 def test_rounds_still_under_way_with_the_old_length_do_not_decide() -> None:
     controller = LengthController(LengthRule(initial=4, decision_threshold=10))
-    drive(controller, certain(expected_cost(0.8, 5.0, 0.75)), 13)
+    drive(controller, certain(expected_cost(0.8, 5.0, 0.75)), 14)
     changed = controller.length
     for _ in range(9):
         controller.observe(4, 1, 1.0)
@@ -143,7 +158,9 @@ def test_a_verifier_that_never_drafts_does_not_stop_it() -> None:
 
 
 def test_the_steps_are_those_of_the_rule() -> None:
-    rule = LengthRule(initial=6, decision_threshold=1, window=2, step=2, penalty_step=3)
+    rule = LengthRule(
+        initial=6, decision_threshold=1, window=2, step=2, penalty_step=3, plain_look=1
+    )
     controller = LengthController(rule)
     seen = drive(controller, certain(lambda length: 100.0 - length), 7)
     assert [length for length in seen if length] == [6, 8, 10, 12]
