@@ -22,7 +22,7 @@ _MAX_PROBE_PATIENCE = 16
 _MAX_LOOK_PATIENCE = 32
 """Most periods between two looks at the other side that find nothing better."""
 _PROGRESS = 0.95
-"""A look that costs less than this share of the best one before it is more than chance."""
+"""Only what costs less than this share of what it is compared with is more than chance."""
 _PERIOD_FACTOR = 4
 """A period ends after this many times the decision threshold, at whatever lengths."""
 
@@ -122,11 +122,12 @@ class LengthController:
             self._to_skip = self._rule.num_skipped
 
     def _end_look(self, seen: float | None) -> None:
-        """Stays on the other side if it was cheaper. Each look in vain doubles the wait for the
-        next one, but not while they get better: a climb may be on its way."""
+        """Stays on the other side if it was clearly cheaper. Each look in vain doubles the wait
+        for the next one, but not while they get better: a climb may be on its way."""
         self._is_looking = False
         self._to_skip = 0
-        is_cheaper = seen is not None and (self._better_cost is None or seen < self._better_cost)
+        best = inf if self._better_cost is None else self._better_cost
+        is_cheaper = seen is not None and seen < _PROGRESS * best
         is_progress = seen is not None and seen < _PROGRESS * self._best_look
         self._best_look = min(seen or inf, self._best_look)
         if is_cheaper:

@@ -196,7 +196,7 @@ class VoterService(Service):
 
 def _scaled(rule: LengthRule, size: int) -> LengthRule:
     """The rule for 2**(size - 1) requests in work and more."""
-    threshold = rule.decision_threshold * max(1, (1 << size) // 4)
+    threshold = rule.decision_threshold * max(1, (1 << size) // 8)
     if size < 2:
         return replace(rule, plain_look=max(1, threshold // 4))
     return replace(
