@@ -95,6 +95,17 @@ def read_entries(answer: object) -> list[Entry]:
     return [entry for _, entries in answer or () for entry in entries]
 
 
+async def _heeding_cancels(operation: Callable[[], Awaitable[T]]) -> T:
+    """The operation; a cancel that the client library swallowed on its way is raised again."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    try:
+        return await operation()
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
+
+
 class RedisClient:
     """Commands for everything but blocking reads, which get connections of their own."""
 
@@ -120,7 +131,7 @@ class RedisClient:
         delay_s = FIRST_DELAY_S
         while True:
             try:
-                return await operation()
+                return await _heeding_cancels(operation)
             except _ABSENT as error:
                 if asyncio.get_running_loop().time() + delay_s > deadline:
                     raise BusError(f"Redis is out of reach: {error}") from error
@@ -136,7 +147,7 @@ class RedisClient:
         delay_s = FIRST_DELAY_S
         while True:
             try:
-                return await operation()
+                return await _heeding_cancels(operation)
             except _ABSENT as error:
                 logger.debug("reader waits for Redis: %s", error)
                 delay_s = await self.back_off(delay_s)
