@@ -140,12 +140,22 @@ async def test_a_failed_pass_fails_those_in_it_and_the_engine_goes_on(
     assert one.num_output_tokens == 3
 
 
-async def test_a_cancelled_job_is_not_run(engine: Engine, decoder: Watched) -> None:
+async def test_a_cancelled_job_is_not_run(decoder: Watched) -> None:
+    engine = Engine(decoder, PREFILL_TOKENS)
     gone, here = session(1, 3), session(2, 3)
     with engine.seat(gone), engine.seat(here):
         leaving = asyncio.create_task(decode(engine, gone, 1))
         staying = asyncio.create_task(decode(engine, here, 1))
-        await asyncio.sleep(0)
-        leaving.cancel()
+
+        async def cancel_and_run() -> None:
+            # Begun after the two above: both jobs wait by now.
+            leaving.cancel()
+            await engine.run()
+
+        running = asyncio.create_task(cancel_and_run())
         await staying
-    assert all(row.slot == here.slot for rows in decoder.passes[1:] for row in rows)
+    assert decoder.passes
+    assert all(row.slot == here.slot for rows in decoder.passes for row in rows)
+    running.cancel()
+    await asyncio.wait([running])
+    engine.close()

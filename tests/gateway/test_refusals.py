@@ -1,0 +1,111 @@
+"""What the REST surface refuses, over real HTTP: each mistake is named, once, at the edge."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from tests.gateway.conftest import Stage
+
+COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
+HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
+
+BAD: list[tuple[str, object, int, str | None, str]] = [
+    (COMPLETIONS, {}, 400, "prompt", "required"),
+    (COMPLETIONS, {"prompt": ""}, 400, "prompt", ""),
+    (COMPLETIONS, {"prompt": []}, 400, "prompt", ""),
+    (COMPLETIONS, {"prompt": 5}, 400, "prompt", ""),
+    (COMPLETIONS, {"prompt": [1, "a"]}, 400, "prompt", ""),
+    (COMPLETIONS, {"prompt": [-1]}, 400, "prompt", ""),
+    (COMPLETIONS, {"prompt": [100_000]}, 400, "prompt", "below"),
+    (COMPLETIONS, {"prompt": "x", "max_tokens": 0}, 400, "max_tokens", "greater"),
+    (COMPLETIONS, {"prompt": "x", "max_tokens": "9"}, 400, "max_tokens", "integer"),
+    (COMPLETIONS, {"prompt": "x", "max_tokens": 300}, 400, "prompt", "context is 256"),
+    (COMPLETIONS, {"prompt": "x", "temperature": -1}, 400, "temperature", "greater"),
+    (COMPLETIONS, {"prompt": "x", "temperature": True}, 400, "temperature", "number"),
+    (COMPLETIONS, {"prompt": "x", "top_p": 0}, 400, "top_p", "greater"),
+    (COMPLETIONS, {"prompt": "x", "seed": 1 << 70}, 400, "seed", ""),
+    (COMPLETIONS, {"prompt": "x", "n": 17}, 400, "n", "at most 16"),
+    (COMPLETIONS, {"prompt": "x", "stop": ["a"] * 5}, 400, "stop", ""),
+    (COMPLETIONS, {"prompt": "x", "stop": ""}, 400, "stop", ""),
+    (COMPLETIONS, {"prompt": "x", "logit_bias": {"x": 1}}, 400, "logit_bias", "token id"),
+    (COMPLETIONS, {"prompt": "x", "logit_bias": {"9999": 1}}, 400, "logit_bias", "token id"),
+    (COMPLETIONS, {"prompt": "x", "logit_bias": {"5": 101}}, 400, "logit_bias", "less"),
+    (COMPLETIONS, {"prompt": "x", "echo": True}, 400, "echo", "not supported"),
+    (COMPLETIONS, {"prompt": "x", "best_of": 2}, 400, "best_of", "not supported"),
+    (COMPLETIONS, {"prompt": "x", "logprobs": 1}, 400, "logprobs", "not supported"),
+    (COMPLETIONS, {"prompt": "x", "frobnicate": 1}, 400, "frobnicate", "unknown field"),
+    (COMPLETIONS, {"prompt": "x", "model": "gpt-9"}, 404, None, "does not exist"),
+    (COMPLETIONS, [1], 400, None, "JSON object"),
+    (CHATS, {"messages": []}, 400, "messages", ""),
+    (CHATS, {"messages": [{"role": "wizard", "content": "x"}]}, 400, "messages", ""),
+    (CHATS, {"messages": [{"role": "user"}]}, 400, "messages", "required"),
+    (CHATS, {"messages": [{"role": "user", "content": 1}]}, 400, "messages", ""),
+    (CHATS, {**HELLO, "tools": [{}]}, 400, "tools", "not supported"),
+    (CHATS, {**HELLO, "response_format": {"type": "json_object"}}, 400, "response_format", ""),
+    ("/v1/recommendations", {"context": {"a": "b"}}, 400, "context", ""),
+    ("/v1/recommendations", {"k": 0}, 400, "k", ""),
+    ("/v1/recommendations", {}, 503, None, "no recommender"),
+    ("/v1/nothing", {}, 404, None, "there is no POST /v1/nothing"),
+    ("/v1/models", {}, 405, None, "does not take POST"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "status", "param", "words"), BAD)
+async def test_bad_requests_get_an_error_that_names_the_problem(
+    stage: Stage, path: str, body: object, status: int, param: str | None, words: str
+) -> None:
+    got, answer, _ = await stage.post(path, body)
+    assert got == status
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert answer["error"]["param"] == param
+    assert words in answer["error"]["message"]
+    assert not stage.verifier.requests
+
+
+async def test_a_lone_surrogate_anywhere_is_a_400(stage: Stage) -> None:
+    url = stage.url + "/v1/recommendations"
+    async with stage.http.post(url, data=b'{"context": {"p": ["\\ud800"]}}') as response:
+        assert response.status == 400
+        assert "surrogates" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"prompt": "x", "temperature": NaN}',
+        b'{"prompt": "x", "temperature": Infinity}',
+        b'{"prompt": "x", "temperature": 1e999}',
+        b"[" * 100_000,
+        b'{"prompt": "\\ud800"}',
+        b"null",
+        b'"text"',
+    ],
+)
+async def test_broken_bodies_are_400s(stage: Stage, raw: bytes) -> None:
+    async with stage.http.post(stage.url + COMPLETIONS, data=raw) as response:
+        assert response.status == 400, await response.text()
+        assert (await response.json())["error"]["message"]
+
+
+async def test_a_huge_body_is_a_413(stage: Stage) -> None:
+    data = io.BytesIO(b'{"prompt": "' + b"x" * 2_000_000 + b'"}')
+    async with stage.http.post(stage.url + COMPLETIONS, data=data) as response:
+        assert response.status == 413
+        assert "too large" in (await response.json())["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "neutral",
+    [{"best_of": 1}, {"echo": False}, {"logprobs": None}, {"suffix": None}, {"top_k": -1},
+     {"tools": None}, {"temperature": None}, {"stop": None}],
+)  # fmt: skip
+async def test_fields_that_ask_for_nothing_are_taken(
+    stage: Stage, neutral: dict[str, object]
+) -> None:
+    status, _, _ = await stage.post(COMPLETIONS, {"prompt": "x", **neutral})
+    assert status == 200
