@@ -147,11 +147,12 @@ def test_rows_are_equal_bit_for_bit(exported: Path, tmp_path: Path, precision: s
 def test_an_exported_model_can_change_its_precision(llama: Path, tmp_path: Path) -> None:
     (prompt,) = texts(40)
     exact = load(llama, tmp_path / "fp32").forward([Row(0, 0, prompt, 40)])[0]
-    for precision, tolerance in (("fp16", 0.02), ("int8", 0.3), ("int4", 3.0)):
+    # Root mean square of the error over that of the logits: the largest error differs by machine.
+    for precision, tolerance in (("fp16", 0.002), ("int8", 0.06), ("int4", 0.6)):
         again = load(tmp_path / "fp32", tmp_path / precision, precision)
         assert again.manifest.precision == precision
         (logits,) = again.forward([Row(0, 0, prompt, 40)])
-        assert 0 < np.abs(exact - logits).max() < tolerance
+        assert 0 < np.square(exact - logits).mean() ** 0.5 / exact.std() < tolerance
     # fp16 storage and back gives the same graph again.
     back = load(tmp_path / "fp16", tmp_path / "back", "fp32").forward([Row(0, 0, prompt, 40)])[0]
     stored = load_decoder(tmp_path / "fp16", max_slots=1, num_threads=1)
