@@ -27,7 +27,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """gateway -> verifier group. Durable: acknowledged after its terminal message."""
+    """gateway -> verifier group. Durable: acknowledged with its terminal message."""
 
     request_id: str
     reply_to: str

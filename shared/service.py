@@ -98,7 +98,7 @@ class Service(ABC):
         max_in_flight: int,
     ) -> None:
         """Takes requests while fewer than `max_in_flight` are in work; sends each one's terminal
-        message and acknowledges after it. Returns when draining and nothing is in work."""
+        message, which acknowledges it. Returns when draining and nothing is in work."""
         room = asyncio.Semaphore(max_in_flight)
         async with self.bus.subscribe(topic) as inbound, asyncio.TaskGroup() as work:
             while True:
@@ -121,8 +121,8 @@ class Service(ABC):
                 if reply is None:
                     logger.warning("lease lost, another consumer has the request")
                     return
-                await self.bus.send([request.reply_to], reply)
-                await delivery.ack()
+                if not await delivery.answer(request.reply_to, reply):
+                    logger.warning("lease lost, another consumer answers")
             except BusError as error:
                 logger.error("unanswered, to be delivered again: %s", error)
                 await self._hand_back(delivery)
@@ -142,7 +142,7 @@ class Service(ABC):
         request = delivery.message
         if delivery.num_deliveries > self.bus_config.max_deliveries:
             reason = f"given up after {delivery.num_deliveries - 1} deliveries"
-            await delivery.dead_letter(reason)
+            await delivery.bury(reason)
             return Failed(request.request_id, "undeliverable", reason)
         if request.deadline < time.time():
             return Failed(request.request_id, "deadline_exceeded", "expired before it was served")

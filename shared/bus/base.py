@@ -42,6 +42,11 @@ class Delivery(ABC, Generic[M]):
     """Set once the lease ran out and another consumer may hold the message."""
 
     @abstractmethod
+    async def answer(self, inbox: str, message: object) -> bool:
+        """Sends the last message about this one to an inbox and acknowledges, in one step, so that
+        of all its deliveries one answers. False if another consumer holds or has answered it."""
+
+    @abstractmethod
     async def ack(self) -> None:
         """The effect is published: forget the message. Idempotent."""
 
@@ -50,8 +55,8 @@ class Delivery(ABC, Generic[M]):
         """Let another consumer have it at once; not counted as a failed delivery."""
 
     @abstractmethod
-    async def dead_letter(self, reason: str) -> None:
-        """Put the message aside under the topic's dead letters, then forget it."""
+    async def bury(self, reason: str) -> None:
+        """Puts a copy of the message aside under the topic's dead letters."""
 
 
 class Subscription(ABC, Generic[M]):

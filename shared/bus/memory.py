@@ -182,6 +182,19 @@ class MemorySubscription(Subscription[M]):
                 else:
                     pending.expires = loop.time() + lease_s
 
+    async def answer(self, entry: int, inbox: str, data: bytes) -> bool:
+        """Sends the bytes and forgets the entry, if it is still this consumer's."""
+        async with self._log.changed:
+            self._held.pop(entry, None)
+            pending = self._log.pending.get(entry)
+            if pending is None or pending.consumer != self._consumer:
+                return False
+            self._bus.send_bytes(inbox, data)
+            del self._log.pending[entry]
+            del self._log.entries[entry]
+            self._log.changed.notify_all()
+            return True
+
     async def release(self, entry: int, expires: float | None) -> None:
         """Forgets an entry (None), or lets its lease end at a time."""
         async with self._log.changed:
@@ -261,12 +274,14 @@ class MemoryDelivery(Delivery[M], Generic[M]):
         self._entry = entry
         self._data = data
 
+    async def answer(self, inbox: str, message: object) -> bool:
+        return await self._subscription.answer(self._entry, inbox, encode(message))
+
     async def ack(self) -> None:
         await self._subscription.release(self._entry, None)
 
     async def hand_back(self) -> None:
         await self._subscription.release(self._entry, 0.0)
 
-    async def dead_letter(self, reason: str) -> None:
+    async def bury(self, reason: str) -> None:
         await self._subscription.bury(self._data, reason)
-        await self.ack()

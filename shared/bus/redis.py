@@ -38,8 +38,7 @@ class RedisBus(Bus):
     def __init__(self, config: BusConfig) -> None:
         self.config = config
         self._client = RedisClient(config)
-        # The hash tag keeps both keys of the registry on one node of a cluster.
-        self._registry = [self._client.key("{registry}", part) for part in ("leases", "instances")]
+        self._registry = [self._client.key("registry", part) for part in ("leases", "instances")]
 
     async def publish(self, topic: Topic[M], message: M) -> None:
         await self.publish_bytes(topic.name, encode(message))

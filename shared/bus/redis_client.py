@@ -69,6 +69,16 @@ PUBLISH = """
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return false end
 return redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
 """
+# Sends the answer and forgets the entry, if this consumer still holds it. A server that has
+# forgotten the group holds nothing.
+ANSWER = """
+local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1, ARGV[2])
+if held.err or #held == 0 then return 0 end
+redis.call('XADD', KEYS[2], 'NOMKSTREAM', 'MAXLEN', '~', ARGV[4], '*', ARGV[5], ARGV[6])
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+redis.call('XDEL', KEYS[1], ARGV[3])
+return 1
+"""
 # Renews the leases of the entries that the consumer still holds; returns those that it lost.
 RENEW = """
 local lost = {}
@@ -114,8 +124,9 @@ class RedisClient:
         self.commands = self._connect(TIMEOUT_S)
 
     def key(self, *parts: str) -> str:
-        """A key of ours."""
-        return ":".join((self.config.key_prefix, *parts))
+        """A key of ours. All share a hash tag: scripts work on several of them at a time, which
+        have to lie on one node of a cluster."""
+        return ":".join((f"{{{self.config.key_prefix}}}", *parts))
 
     def reader(self) -> Redis:
         """A client for one blocking reader; its timeout is longer than the read blocks."""

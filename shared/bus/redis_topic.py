@@ -18,6 +18,7 @@ from redis.typing import EncodableT, FieldT
 from shared.bus import metrics
 from shared.bus.base import Delivery, Subscription
 from shared.bus.redis_client import (
+    ANSWER,
     BLOCK_MS,
     FIELD,
     PARTING_S,
@@ -26,7 +27,7 @@ from shared.bus.redis_client import (
     RedisClient,
     read_entries,
 )
-from shared.codec import decode
+from shared.codec import decode, encode
 from shared.errors import BusError, MessageError
 from shared.topics import Topic
 
@@ -95,6 +96,22 @@ class RedisSubscription(Subscription[M]):
                 await commands.xgroup_delconsumer(self._key, group, self._consumer)
         except RedisError as error:
             logger.debug("consumer not removed: %s", error)
+
+    async def answer(self, entry: bytes, inbox: str, data: bytes) -> bool:
+        """Sends the bytes and forgets the entry, if it is still this consumer's. Repeating it
+        after a lost reply of the server does nothing."""
+        self._held.pop(entry, None)
+        answered = await self._client.run(
+            ANSWER,
+            [self._key, self._client.key("inbox", inbox)],
+            self._topic.group,
+            self._consumer,
+            entry,
+            self._client.config.max_inbox_messages,
+            FIELD,
+            data,
+        )
+        return bool(answered)
 
     async def forget(self, entry: bytes) -> None:
         """Acknowledges and deletes: an acknowledgement alone would keep the entry for ever."""
@@ -237,12 +254,14 @@ class RedisDelivery(Delivery[M], Generic[M]):
         self._entry = entry
         self._data = data
 
+    async def answer(self, inbox: str, message: object) -> bool:
+        return await self._subscription.answer(self._entry, inbox, encode(message))
+
     async def ack(self) -> None:
         await self._subscription.forget(self._entry)
 
     async def hand_back(self) -> None:
         await self._subscription.hand_back(self._entry, self.num_deliveries)
 
-    async def dead_letter(self, reason: str) -> None:
+    async def bury(self, reason: str) -> None:
         await self._subscription.bury(self._data, reason)
-        await self.ack()

@@ -54,7 +54,7 @@ async def dead_letters(bus: Bus) -> list[tuple[bytes, str]]:
         return list(bus.log(TOPIC.name).dead)
     assert isinstance(bus, RedisBus)
     async with Redis.from_url(bus.config.url) as client:
-        entries = await client.xrange(f"{bus.config.key_prefix}:dead:{TOPIC.name}")
+        entries = await client.xrange(f"{{{bus.config.key_prefix}}}:dead:{TOPIC.name}")
     return [(fields[b"m"], fields[b"reason"].decode()) for _, fields in entries]
 
 
@@ -64,7 +64,19 @@ async def stored(bus: Bus) -> int:
         return len(bus.log(TOPIC.name).entries)
     assert isinstance(bus, RedisBus)
     async with Redis.from_url(bus.config.url) as client:
-        return int(await client.xlen(f"{bus.config.key_prefix}:topic:{TOPIC.name}"))
+        return int(await client.xlen(f"{{{bus.config.key_prefix}}}:topic:{TOPIC.name}"))
+
+
+async def take_away(bus: Bus) -> None:
+    """Ends the lease of the one message that is held, as if its consumer stood still."""
+    if isinstance(bus, MemoryBus):
+        bus.log(TOPIC.name).pending[0].expires = 0.0
+        return
+    assert isinstance(bus, RedisBus)
+    async with Redis.from_url(bus.config.url) as client:
+        key = f"{{{bus.config.key_prefix}}}:topic:{TOPIC.name}"
+        ((entry, _),) = await client.xrange(key)
+        await client.xclaim(key, TOPIC.group, "thief", 0, [entry], idle=100_000, justid=True)
 
 
 async def abandon(bus: Bus) -> str:
@@ -159,21 +171,44 @@ async def test_a_frozen_consumer_learns_that_it_lost_its_message(
         held = await soon(one)
         # A process that stands still does not renew: a loop that is held up is just that.
         taken = asyncio.create_task(two.next())
-        if isinstance(bus, MemoryBus):
-            bus.log(TOPIC.name).pending[0].expires = 0.0
-        else:
-            assert isinstance(bus, RedisBus)
-            async with Redis.from_url(bus.config.url) as client:
-                key = f"{bus.config.key_prefix}:topic:{TOPIC.name}"
-                ((entry, _),) = await client.xrange(key)
-                await client.xclaim(
-                    key, TOPIC.group, "thief", 0, [entry], idle=100_000, justid=True
-                )
+        await take_away(bus)
         await asyncio.wait_for(held.lost.wait(), 5)
         delivery = await asyncio.wait_for(taken, 5)
         assert delivery.message == request(1)
         await held.hand_back()
         await delivery.ack()
+    assert await stored(bus) == 0
+
+
+async def test_an_answer_is_sent_once_whoever_else_had_the_message(bus: Bus, other: Bus) -> None:
+    """A consumer that lost its lease, and its successor, and each of them twice."""
+    await bus.publish(TOPIC, request(1))
+    async with (
+        bus.receive("mine") as messages,
+        bus.subscribe(TOPIC) as one,
+        other.subscribe(TOPIC) as two,
+    ):
+        frozen = await soon(one)
+        taken = asyncio.create_task(two.next())
+        await take_away(bus)
+        successor = await asyncio.wait_for(taken, 5)
+        assert successor.message == request(1)
+        assert not await frozen.answer("mine", Cancel("frozen"))
+        assert await successor.answer("mine", Cancel("successor"))
+        assert not await successor.answer("mine", Cancel("again"))
+        assert not await frozen.answer("mine", Cancel("late"))
+        await bus.send(["mine"], Cancel("end"))
+        assert [await asyncio.wait_for(anext(messages), 5) for _ in range(2)] == [
+            Cancel("successor"),
+            Cancel("end"),
+        ]
+    assert await stored(bus) == 0
+
+
+async def test_an_answer_to_an_inbox_that_is_gone_still_acknowledges(bus: Bus) -> None:
+    await bus.publish(TOPIC, request(1))
+    async with bus.subscribe(TOPIC) as subscription:
+        assert await (await soon(subscription)).answer("nobody", Cancel("1"))
     assert await stored(bus) == 0
 
 
@@ -193,7 +228,8 @@ async def test_deliveries_are_counted_and_a_poisonous_message_can_be_put_aside(b
     async with bus.subscribe(TOPIC) as subscription:
         delivery = await soon(subscription)
         assert delivery.num_deliveries == 3
-        await delivery.dead_letter("kills its consumers")
+        await delivery.bury("kills its consumers")
+        await delivery.ack()
     assert await dead_letters(bus) == [(encode(request(1)), "kills its consumers")]
     assert await stored(bus) == 0
 

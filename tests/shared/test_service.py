@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from shared.bus.memory import MemoryBus
+from shared.codec import decode
 from shared.config import BusConfig
 from shared.errors import BusError, InvalidRequestError, ModelError
 from shared.messages import Failed, RecommendRequest, Scores
@@ -121,9 +122,9 @@ async def test_the_acknowledgement_comes_after_the_reply_was_sent() -> None:
     events: list[str] = []
 
     class WatchedBus(MemoryBus):
-        async def send(self, inboxes: object, message: object) -> None:
-            await super().send(inboxes, message)  # type: ignore[arg-type]
-            assert isinstance(message, Scores)
+        def send_bytes(self, inbox: str, data: bytes) -> None:
+            super().send_bytes(inbox, data)
+            assert isinstance(decode(data), Scores)
             events.append(f"sent, {len(self.log(TOPIC.name).entries)} unacknowledged")
 
     bus = WatchedBus(CONFIG)
