@@ -28,7 +28,7 @@ from pathlib import Path
 
 import aiohttp
 
-from models.train.corpus import sources
+from models.train.corpus import library_files
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -56,7 +56,7 @@ class Sample:
 
 def prompts(count: int) -> list[str]:
     """Beginnings of held-out source files."""
-    texts = [file.text for file in sources() if file.is_held_out]
+    texts = [file.text for file in library_files() if file.is_held_out]
     long = [text for text in texts if len(text) > 4 * PROMPT_CHARS]
     return [text[PROMPT_CHARS : 2 * PROMPT_CHARS] for text in long[:count]]
 

@@ -1,4 +1,4 @@
-"""python -m models.train: from the standard library to the shipped language models, in one go.
+"""python -m models.train: from installed source text to the shipped language models, in one go.
 
 Stages: corpus, target, generate, drafters, export. Each is skipped when its result is there, and
 a stopped one goes on where it was; `--work` holds everything in between. `--target` takes an
@@ -29,9 +29,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("models/train/.work"))
     parser.add_argument("--out", type=Path, default=Path("models"))
     parser.add_argument("--target", type=Path, help="an exported target; none is trained then")
-    parser.add_argument("--target-minutes", type=float, default=66)
-    parser.add_argument("--drafter-minutes", type=float, default=42)
-    parser.add_argument("--generate-minutes", type=float, default=10)
+    parser.add_argument("--target-minutes", type=float, default=54)
+    parser.add_argument("--drafter-minutes", type=float, default=30)
+    parser.add_argument("--generate-minutes", type=float, default=6)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--until", choices=["target", "drafters", "export"], default="export")

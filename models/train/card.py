@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from models.train import family
-from models.train.corpus import HELD_OUT_PERCENT
+from models.train.corpus import HELD_OUT_PERCENT, MAX_PACKAGE_CHARS, PACKAGES
 from models.train.tokenizer import VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def render(
 | Tokenizer | byte-level BPE, {VOCAB_SIZE} tokens, shared by the family; ChatML-like template |
 | Context | {family.MAX_CONTEXT} tokens (trained on windows of 512) |
 | Weights | stored in fp16, computed in fp32 |
-| Data | source files of the Python standard library (no tests), and questions and answers made from its docstrings; {HELD_OUT_PERCENT} % of the files, by hash of their path, held out |
-| Licence | the data is under the PSF License 2.0; the weights are under this repository's licence |
+| Data | source files of the Python standard library and of {len(PACKAGES)} packages (no tests; at most {MAX_PACKAGE_CHARS / 1e6:g} MB of a package), and questions and answers made from their docstrings; {HELD_OUT_PERCENT} % of the files, by hash of their path, held out |
+| Licence | the data is permissively licensed: PSF-2.0 (the standard library), {_licences()}; the weights are under this repository's licence |
 | Training | {taught}; Muon and AdamW; {place["step"]:.0f} steps, {place["num_tokens"] / 1e6:.1f} M tokens, {place["elapsed_s"] / 60:.0f} minutes on two CPU cores that other work shared |
 | Training loss | {place["loss"]:.3f} |
 | Held-out perplexity | code {perplexity["code"]:.1f}, chat {perplexity["chat"]:.1f} (per token of this tokenizer) |
@@ -56,6 +56,13 @@ knows little. It is here so that Quorum runs, is tested and is measured with rea
 
 Train it again: `make train` (module `models.train`).
 """
+
+
+def _licences() -> str:
+    by_licence: dict[str, list[str]] = {}
+    for name, licence in PACKAGES.items():
+        by_licence.setdefault(licence, []).append(name)
+    return ", ".join(f"{licence} ({', '.join(names)})" for licence, names in by_licence.items())
 
 
 def _acceptance(acceptances: Sequence[Acceptance]) -> str:
