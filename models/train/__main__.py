@@ -16,8 +16,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from models.train import distillation, family, finish, shipped
-from models.train.data import Stream, prepare
-from models.train.training import Loss, NextLoss, Run, mixed_precision
+from models.train.data import IntArray, Stream, prepare
+from models.train.training import NextBatch, Run, mixed_precision
 
 SEED = 2402_15678
 WINDOW = 512
@@ -47,7 +47,7 @@ def main() -> None:
     else:
         target = family.build(family.TARGET).to(arguments.device)
         run = Run(target, work / family.TARGET.name, arguments.target_minutes)
-        run.train(_language_model_loss(training, family.TARGET.chat_share, run, arguments.device))
+        run.train(_batches(training, family.TARGET.chat_share, run), _next_token_loss)
     if arguments.until == "target":
         return
     distillation.train_drafters(
@@ -59,27 +59,24 @@ def main() -> None:
     finish.evaluate_and_export(trained, work, arguments.out, held_out)
 
 
-def _language_model_loss(
-    streams: dict[str, Stream], chat_share: float, run: Run, device: str
-) -> NextLoss:
+def _batches(streams: dict[str, Stream], chat_share: float, run: Run) -> NextBatch:
     """Batches of both kinds of text; seeded by the step, so that a resumed run sees the same."""
     num_chats = round(BATCH * chat_share)
 
-    def next_loss() -> tuple[Loss, int]:
+    def next_batch() -> IntArray:
         rng = np.random.default_rng((SEED, run.step))
         windows = [
             streams["code"].windows(BATCH - num_chats, WINDOW, rng),
             streams["chat"].windows(num_chats, WINDOW, rng),
         ]
-        ids = torch.from_numpy(np.concatenate(windows)).to(device)
+        return np.concatenate(windows)
 
-        def loss_of(model: LlamaForCausalLM) -> torch.Tensor:
-            with mixed_precision(device):
-                return model(input_ids=ids, labels=ids).loss
+    return next_batch
 
-        return loss_of, ids.numel()
 
-    return next_loss
+def _next_token_loss(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+    with mixed_precision(model.device.type):
+        return model(input_ids=ids, labels=ids).loss
 
 
 if __name__ == "__main__":

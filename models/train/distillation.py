@@ -15,9 +15,9 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from models.train import family
-from models.train.data import Stream
+from models.train.data import IntArray, Stream
 from models.train.family import Member
-from models.train.training import Loss, NextLoss, Run, mixed_precision
+from models.train.training import LossOf, NextBatch, Run, mixed_precision
 
 SEED = 1
 BATCH, WINDOW = 16, 512
@@ -40,7 +40,7 @@ def train_drafters(
     for member in family.DRAFTERS:
         model = family.build(member).to(target.device)
         run = Run(model, work / member.name, drafter_minutes)
-        run.train(_distillation_loss(target, training, generated, member, run))
+        run.train(_batches(training, generated, member, run), _divergence_from(target))
 
 
 def _generated(
@@ -83,34 +83,32 @@ def _continue(target: LlamaForCausalLM, prompts: torch.Tensor, temperature: floa
     return generated.cpu().numpy()
 
 
-def _distillation_loss(
-    target: LlamaForCausalLM,
-    training: dict[str, Stream],
-    generated: Stream,
-    member: Member,
-    run: Run,
-) -> NextLoss:
+def _batches(training: dict[str, Stream], generated: Stream, member: Member, run: Run) -> NextBatch:
     num_generated = round(BATCH * GENERATED_SHARE)
     num_chats = round((BATCH - num_generated) * member.chat_share)
 
-    def next_loss() -> tuple[Loss, int]:
+    def next_batch() -> IntArray:
         rng = np.random.default_rng((SEED, run.step))
         windows = [
             generated.windows(num_generated, WINDOW, rng),
             training["chat"].windows(num_chats, WINDOW, rng),
             training["code"].windows(BATCH - num_generated - num_chats, WINDOW, rng),
         ]
-        ids = torch.from_numpy(np.concatenate(windows)).to(target.device)
-        with torch.no_grad(), mixed_precision(target.device.type):
-            wanted = target(input_ids=ids).logits
+        return np.concatenate(windows)
 
-        def loss_of(model: LlamaForCausalLM) -> torch.Tensor:
-            with mixed_precision(target.device.type):
-                logits = model(input_ids=ids).logits
-            student = functional.log_softmax(logits.float().flatten(0, 1), dim=-1)
-            teacher = functional.log_softmax(wanted.float().flatten(0, 1), dim=-1)
-            return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+    return next_batch
 
-        return loss_of, ids.numel()
 
-    return next_loss
+def _divergence_from(target: LlamaForCausalLM) -> LossOf:
+    """Forward KL of a model from the target, mean over positions."""
+
+    def loss_of(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
+        with mixed_precision(target.device.type):
+            with torch.no_grad():
+                wanted = target(input_ids=ids).logits
+            logits = model(input_ids=ids).logits
+        student = functional.log_softmax(logits.float().flatten(0, 1), dim=-1)
+        teacher = functional.log_softmax(wanted.float().flatten(0, 1), dim=-1)
+        return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
+
+    return loss_of
