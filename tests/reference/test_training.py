@@ -94,7 +94,7 @@ def test_a_tiny_model_learns_a_repeated_text(tmp_path: Path) -> None:
     run = _run(tmp_path / "learns")
     text = np.tile(np.arange(4, 12), (4, 4))
     first = float(_loss(run.model, torch.from_numpy(text)).detach())
-    for _ in range(40):
+    for _ in range(100):
         run.elapsed_s = 0.0
         run.advance(lambda: text, _loss)
     assert float(_loss(run.model, torch.from_numpy(text)).detach()) < first / 4
