@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, FilePath, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import ConfigError
@@ -49,6 +50,7 @@ class BusConfig(Settings):
     model_config = SettingsConfigDict(env_prefix="BUS_", frozen=True, extra="forbid")
 
     url: str = Field("memory://", pattern=r"^(memory|redis|rediss|unix)://")
+    password_file: FilePath | None = Field(None, description="holds the server's password")
     key_prefix: str = Field("quorum", pattern=r"^[A-Za-z0-9_.-]+$")
     lease_s: float = Field(3.0, gt=0, description="a silent instance is gone after this long")
     delivery_lease_s: float = Field(5.0, gt=0, description="a dead consumer's messages go back")
@@ -57,6 +59,13 @@ class BusConfig(Settings):
     max_topic_messages: int = Field(100_000, ge=1)
     max_inbox_messages: int = Field(10_000, ge=1)
     max_dead_letters: int = Field(10_000, ge=1)
+
+    @field_validator("password_file")
+    @classmethod
+    def _is_the_only_password(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and urlsplit(info.data.get("url", "")).password is not None:
+            raise ValueError("BUS_URL holds a password as well; give one of the two")
+        return file
 
 
 class ProcessConfig(Settings):

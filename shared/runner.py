@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
 import logging
 import os
 import signal
 import sys
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from shared import log
 from shared.bus import Bus, connect
+from shared.check import check
 from shared.config import BusConfig, ProcessConfig, Settings, load
 from shared.errors import ConfigError, QuorumError
 from shared.monitor import Monitor
@@ -81,26 +80,16 @@ def main(
                     print(f"{name}={value}")
             return 0
         if arguments.check:
-            return check(process)
+            if not process.monitor_port:
+                raise ConfigError(
+                    "--check needs QUORUM_MONITOR_PORT, as the running process has it"
+                )
+            return check(process.monitor_host, process.monitor_port)
         log.set_up(process.log_level, process.log_format)
         return asyncio.run(_serve(parts, process, bus_config, on_ready))
     except QuorumError as error:
         print(f"quorum: {error}", file=sys.stderr)
         return 2
-
-
-def check(process: ProcessConfig) -> int:
-    """0 when the process on this host's monitor port is ready; a container's health check."""
-    if not process.monitor_port:
-        raise ConfigError("--check needs QUORUM_MONITOR_PORT, as the running process has it")
-    url = f"http://{process.monitor_host}:{process.monitor_port}/health/ready"
-    try:
-        with urllib.request.urlopen(url, timeout=3) as answer:
-            print(answer.read().decode())
-            return 0
-    except (OSError, http.client.HTTPException) as error:
-        print(f"not ready: {error}", file=sys.stderr)
-        return 1
 
 
 async def _serve(

@@ -6,11 +6,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
 from redis.exceptions import (
     BusyLoadingError,
     ConnectionError,
@@ -116,6 +118,19 @@ async def _heeding_cancels(operation: Callable[[], Awaitable[T]]) -> T:
             raise asyncio.CancelledError
 
 
+class _PasswordFile(CredentialProvider):
+    """Read again for each connection, so that a password can be changed while services run."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def get_credentials(self) -> tuple[str]:
+        return (self._file.read_text().strip(),)
+
+    async def get_credentials_async(self) -> tuple[str]:
+        return self.get_credentials()
+
+
 class RedisClient:
     """Commands for everything but blocking reads, which get connections of their own."""
 
@@ -186,8 +201,10 @@ class RedisClient:
         await self.commands.aclose()
 
     def _connect(self, timeout_s: float) -> Redis:
+        file = self.config.password_file
         return Redis.from_url(
             self.config.url,
+            credential_provider=None if file is None else _PasswordFile(file),
             decode_responses=False,
             socket_timeout=timeout_s,
             socket_connect_timeout=TIMEOUT_S,
