@@ -17,7 +17,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help serve setup test test-reference test-faults lint format types bench train clean
+.PHONY: help serve setup test test-reference test-faults lint format types bench train lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -67,6 +67,13 @@ train: ## train the shipped models again (CPU or GPU)
 	$(VENV)-train/bin/python -m pip install --quiet -c constraints.txt ".[train]"
 	$(VENV)-train/bin/python -m models.train
 	$(VENV)-train/bin/python -m models.train_recommender
+
+lock: ## pin what the images install, with hashes, from pyproject.toml and constraints.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@for image in gateway drafter+cpu voter verifier+cpu recommender+cpu; do \
+		$(PY) -m uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 \
+			--generate-hashes -c constraints.txt $$(printf -- '--extra %s ' $${image//+/ }) \
+			-o deploy/requirements/$${image%%+*}.txt pyproject.toml || exit 1; done
 
 clean: ## remove virtual environments and caches
 	rm -rf $(VENV) $(VENV)-train .mypy_cache .ruff_cache .pytest_cache .hypothesis
