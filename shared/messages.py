@@ -2,7 +2,7 @@
 
 Frozen, slotted dataclasses of plain values; the codec derives the wire schema from the
 annotations. Token ids only: text exists in the gateway alone. Durations are seconds measured in
-one process; `deadline` is a wall-clock time (seconds since the epoch), since it crosses processes.
+one process; `deadline` is a time of the bus's clock (`Bus.now`), since it crosses machines.
 """
 
 from __future__ import annotations

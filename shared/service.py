@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -144,7 +143,7 @@ class Service(ABC):
             reason = f"given up after {delivery.num_deliveries - 1} deliveries"
             await delivery.bury(reason)
             return Failed(request.request_id, "undeliverable", reason)
-        if request.deadline < time.time():
+        if request.deadline < self.bus.now():
             return Failed(request.request_id, "deadline_exceeded", "expired before it was served")
         work = asyncio.ensure_future(handle(request))
         lost = asyncio.ensure_future(delivery.lost.wait())

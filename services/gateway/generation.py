@@ -103,7 +103,7 @@ class Generator:
             wanted.max_tokens,
             wanted.sampling,
             list(wanted.stop_tokens),
-            time.time() + wanted.timeout_s,
+            self._bus.now() + wanted.timeout_s,
         )
         clock = Clock(model)
         is_over = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 
 from aiohttp import web
@@ -96,7 +95,7 @@ class GatewayService(Service):
             body.context,
             body.candidates,
             body.k,
-            time.time() + timeout_s,
+            self.bus.now() + timeout_s,
         )
         with self._admission.enter(1), self._replies.waiting(wanted) as waiter:
             await self.bus.publish(recommend_requests(model), wanted)

@@ -95,7 +95,7 @@ class VerifierService(Service):
                 while session.reason is None:
                     if request.request_id in self._cancelled:
                         return Cancelled(request.request_id, session.report())
-                    if request.deadline < time.time():
+                    if request.deadline < self.bus.now():
                         return _expired(session)
                     if session.num_uncached > 1:
                         await self._engine.prefill(session)

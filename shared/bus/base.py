@@ -110,5 +110,11 @@ class Bus(ABC):
         [low, high], and returns the whole board. Atomic among all callers."""
 
     @abstractmethod
+    def now(self) -> float:
+        """Seconds since the epoch by the bus's own clock, the one that deadlines of messages are
+        measured by: those of machines may be minutes apart. Exact to about a round trip once
+        something was announced."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Releases connections. Subscriptions and receivers must be left before."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -131,6 +132,9 @@ class MemoryBus(Bus):
         for name, factor in factors.items():
             values[name] = min(high, max(low, values.get(name, 1.0) * factor))
         return dict(values)
+
+    def now(self) -> float:
+        return time.time()
 
     async def close(self) -> None:
         """Nothing to release."""

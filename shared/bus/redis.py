@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -38,6 +39,7 @@ class RedisBus(Bus):
     def __init__(self, config: BusConfig) -> None:
         self.config = config
         self._client = RedisClient(config)
+        self._ahead_s = 0.0
         self._registry = [self._client.key("registry", part) for part in ("leases", "instances")]
 
     async def publish(self, topic: Topic[M], message: M) -> None:
@@ -113,13 +115,15 @@ class RedisBus(Bus):
 
     async def announce(self, instances: Iterable[Instance], lease_s: float) -> list[Instance]:
         pairs = [(i.instance_id, json.dumps(asdict(i))) for i in instances]
-        values = await self._client.run(
+        answer = await self._client.run(
             ANNOUNCE,
             self._registry,
             int(lease_s * 1000),
             *(part for pair in pairs for part in pair),
         )
-        assert isinstance(values, list)
+        assert isinstance(answer, list)
+        now_ms, values = answer
+        self._ahead_s = now_ms / 1000 - time.time()
         live = [Instance(**json.loads(value)) for value in values]
         return sorted(live, key=lambda instance: instance.instance_id)
 
@@ -136,6 +140,9 @@ class RedisBus(Bus):
         return {
             name.decode(): float(value) for name, value in zip(flat[::2], flat[1::2], strict=True)
         }
+
+    def now(self) -> float:
+        return time.time() + self._ahead_s
 
     async def close(self) -> None:
         await self._client.close()

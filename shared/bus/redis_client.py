@@ -52,7 +52,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
   redis.call('ZREM', KEYS[1], id)
   redis.call('HDEL', KEYS[2], id)
 end
-return redis.call('HVALS', KEYS[2])
+return {now, redis.call('HVALS', KEYS[2])}
 """
 WITHDRAW = """
 redis.call('ZREM', KEYS[1], unpack(ARGV))

@@ -370,6 +370,11 @@ async def test_a_board_is_scaled_atomically_and_within_bounds(bus: Bus, other: B
 # What only a server can do to its clients.
 
 
+async def test_the_bus_has_a_clock(bus: Bus) -> None:
+    await bus.announce([], 3.0)
+    assert abs(bus.now() - time.time()) < 1.0
+
+
 @pytest.fixture
 async def fragile(own_redis_server: RedisServer) -> AsyncIterator[Bus]:
     config = BusConfig(
@@ -420,6 +425,15 @@ async def test_a_server_that_forgot_everything_is_set_up_again(
             await asyncio.wait([mail], timeout=0.1)
             assert time.monotonic() < give_up
         assert mail.result() == Cancel("1")
+
+
+async def test_a_wrong_clock_of_this_machine_is_set_right_by_the_server(
+    fragile: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = time.time
+    monkeypatch.setattr("shared.bus.redis.time.time", lambda: right() + 300)
+    await fragile.announce([], 3.0)
+    assert abs(fragile.now() - right()) < 1.0
 
 
 async def test_an_absent_server_is_reported_after_the_patience_set(
