@@ -35,7 +35,7 @@ class RedisServer:
     """One server on a port of its own, its data in `folder`, append-only file on."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
@@ -47,7 +47,7 @@ class RedisServer:
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
-            "dir": str(self._folder),
+            "dir": str(self.folder),
             "save": "",
             "appendonly": "yes",
             "maxmemory-policy": "noeviction",

@@ -48,7 +48,8 @@ class RedisBus(Bus):
     async def publish_bytes(self, topic: str, data: bytes) -> None:
         """What `publish` does with the encoded message."""
         key, limit = self._client.key("topic", topic), self.config.max_topic_messages
-        if await self._client.run(PUBLISH, [key], limit, FIELD, data) is None:
+        added = await self._client.run(PUBLISH, [key], limit, FIELD, data, is_new_work=True)
+        if added is None:
             metrics.TOPIC_FULL.labels(topic).inc()
             raise BusError(f"topic {topic} holds its {limit} messages already")
 

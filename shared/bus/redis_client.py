@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +41,11 @@ FIELD = b"m"
 """The one field of a stream entry: an encoded message."""
 
 _ABSENT = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, TryAgainError, OSError)
+# Inside a script, servers before 7.0 report them as errors like any other.
+_FULL = {
+    r"^OOM |-OOM ": "is out of memory and takes no messages",
+    r"\bMISCONF ": "cannot write to its disk and takes no messages",
+}
 
 # A lease ends by the server's clock: those of containers may be minutes apart.
 ANNOUNCE = """
@@ -107,6 +114,26 @@ def read_entries(answer: object) -> list[Entry]:
     return [entry for _, entries in answer or () for entry in entries]
 
 
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    """Why an operation failed. What passes is worth another try."""
+
+    text: str
+    passes: bool = True
+    is_full: bool = False
+
+
+def _trouble(error: Exception) -> _Trouble:
+    # The client library cuts the code off the errors that it has classes for.
+    text = f"OOM {error}" if isinstance(error, OutOfMemoryError) else str(error)
+    for pattern, reason in _FULL.items():
+        if re.search(pattern, text):
+            return _Trouble(reason, is_full=True)
+    if isinstance(error, _ABSENT):
+        return _Trouble(f"is out of reach: {error}")
+    return _Trouble(f"refused: {error}", passes=False)
+
+
 async def _heeding_cancels(operation: Callable[[], Awaitable[T]]) -> T:
     """The operation; a cancel that the client library swallowed on its way is raised again."""
     task = asyncio.current_task()
@@ -148,25 +175,26 @@ class RedisClient:
         return self._connect(BLOCK_MS / 1000 + TIMEOUT_S)
 
     async def call(
-        self, operation: Callable[[], Awaitable[T]], patience_s: float | None = None
+        self,
+        operation: Callable[[], Awaitable[T]],
+        patience_s: float | None = None,
+        is_new_work: bool = False,
     ) -> T:
-        """Runs the operation, again and again while the server is away, up to `patience_s`, by
-        default `retry_s`. Raises BusError."""
+        """Runs the operation, again and again while the server is away or full, up to
+        `patience_s`, by default `retry_s`. New work is refused at once by a full server. Raises
+        BusError."""
         patience_s = self.config.retry_s if patience_s is None else patience_s
         deadline = asyncio.get_running_loop().time() + patience_s
         delay_s = FIRST_DELAY_S
         while True:
             try:
                 return await _heeding_cancels(operation)
-            except _ABSENT as error:
-                if asyncio.get_running_loop().time() + delay_s > deadline:
-                    raise BusError(f"Redis is out of reach: {error}") from error
+            except (*_ABSENT, RedisError) as error:
+                trouble = _trouble(error)
+                is_late = asyncio.get_running_loop().time() + delay_s > deadline
+                if not trouble.passes or is_late or (is_new_work and trouble.is_full):
+                    raise BusError(f"Redis {trouble.text}") from error
                 delay_s = await self.back_off(delay_s)
-            except RedisError as error:
-                # Inside a script, servers before 7.0 report it as an error like any other.
-                if isinstance(error, OutOfMemoryError) or "-OOM " in str(error):
-                    raise BusError("Redis is out of memory and takes no messages") from error
-                raise BusError(f"Redis refused: {error}") from error
 
     async def call_forever(self, operation: Callable[[], Awaitable[T]]) -> T:
         """As `call`, for readers, which outlast any absence."""
@@ -174,8 +202,11 @@ class RedisClient:
         while True:
             try:
                 return await _heeding_cancels(operation)
-            except _ABSENT as error:
-                logger.debug("reader waits for Redis: %s", error)
+            except (*_ABSENT, RedisError) as error:
+                trouble = _trouble(error)
+                if not trouble.passes:
+                    raise
+                logger.debug("reader waits: Redis %s", trouble.text)
                 delay_s = await self.back_off(delay_s)
 
     async def back_off(self, delay_s: float) -> float:
@@ -190,11 +221,13 @@ class RedisClient:
         keys: Sequence[str],
         *arguments: str | bytes | float,
         patience_s: float | None = None,
+        is_new_work: bool = False,
     ) -> object:
         """Runs one of the scripts above."""
         return await self.call(
             lambda: self.commands.register_script(script)(keys=list(keys), args=list(arguments)),
             patience_s,
+            is_new_work,
         )
 
     async def close(self) -> None:

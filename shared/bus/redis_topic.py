@@ -99,8 +99,8 @@ class RedisSubscription(Subscription[M]):
 
     async def answer(self, entry: bytes, inbox: str, data: bytes) -> bool:
         """Sends the bytes and forgets the entry, if it is still this consumer's. Repeating it
-        after a lost reply of the server does nothing."""
-        self._held.pop(entry, None)
+        after a lost reply of the server does nothing. While the server is away or full, the lease
+        is still renewed."""
         answered = await self._client.run(
             ANSWER,
             [self._key, self._client.key("inbox", inbox)],
@@ -111,6 +111,7 @@ class RedisSubscription(Subscription[M]):
             FIELD,
             data,
         )
+        self._held.pop(entry, None)
         return bool(answered)
 
     async def forget(self, entry: bytes) -> None:

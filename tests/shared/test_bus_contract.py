@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import msgpack
 import pytest
@@ -20,7 +18,6 @@ from shared.config import BusConfig
 from shared.errors import BusError, OversizeError
 from shared.messages import Cancel, RecommendRequest
 from shared.topics import Topic
-from tests.redis_server import RedisServer
 
 TOPIC = Topic("work", RecommendRequest, "workers")
 
@@ -373,95 +370,3 @@ async def test_a_board_is_scaled_atomically_and_within_bounds(bus: Bus, other: B
 async def test_the_bus_has_a_clock(bus: Bus) -> None:
     await bus.announce([], 3.0)
     assert abs(bus.now() - time.time()) < 1.0
-
-
-@pytest.fixture
-async def fragile(own_redis_server: RedisServer) -> AsyncIterator[Bus]:
-    config = BusConfig(
-        url=own_redis_server.url, delivery_lease_s=0.6, retry_s=20, key_prefix=uuid.uuid4().hex
-    )
-    bus = connect(config)
-    yield bus
-    await bus.close()
-
-
-async def test_readers_and_writers_survive_a_restart_of_redis(
-    fragile: Bus, own_redis_server: RedisServer
-) -> None:
-    async with AsyncExitStack() as stack:
-        subscription = await stack.enter_async_context(fragile.subscribe(TOPIC))
-        messages = await stack.enter_async_context(fragile.receive("mine"))
-        await fragile.publish(TOPIC, request(0))
-        await (await soon(subscription)).ack()
-        await fragile.publish(TOPIC, request(1))
-        waiting = asyncio.create_task(anext(messages))
-        await asyncio.to_thread(own_redis_server.stop)
-        publishing = asyncio.create_task(fragile.publish(TOPIC, request(2)))
-        await asyncio.to_thread(own_redis_server.start)
-        await publishing
-        await fragile.send(["mine"], Cancel("1"))
-        assert await asyncio.wait_for(waiting, 10) == Cancel("1")
-        seen = set()
-        while seen != {"1", "2"}:
-            delivery = await asyncio.wait_for(subscription.next(), 10)
-            seen.add(delivery.message.request_id)
-            await delivery.ack()
-
-
-async def test_a_server_that_forgot_everything_is_set_up_again(
-    fragile: Bus, own_redis_server: RedisServer
-) -> None:
-    async with fragile.subscribe(TOPIC) as subscription, fragile.receive("mine") as messages:
-        await fragile.publish(TOPIC, request(0))
-        await (await soon(subscription)).ack()
-        async with Redis.from_url(own_redis_server.url) as client:
-            await client.flushall()
-        await fragile.publish(TOPIC, request(1))
-        assert (await soon(subscription)).message == request(1)
-        mail = asyncio.create_task(anext(messages))
-        give_up = time.monotonic() + 10
-        while not mail.done():
-            await fragile.send(["mine"], Cancel("1"))
-            await asyncio.wait([mail], timeout=0.1)
-            assert time.monotonic() < give_up
-        assert mail.result() == Cancel("1")
-
-
-async def test_a_wrong_clock_of_this_machine_is_set_right_by_the_server(
-    fragile: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    right = time.time
-    monkeypatch.setattr("shared.bus.redis.time.time", lambda: right() + 300)
-    await fragile.announce([], 3.0)
-    assert abs(fragile.now() - right()) < 1.0
-
-
-async def test_an_absent_server_is_reported_after_the_patience_set(
-    own_redis_server: RedisServer,
-) -> None:
-    bus = connect(BusConfig(url=own_redis_server.url, retry_s=0.3))
-    await asyncio.to_thread(own_redis_server.stop)
-    with pytest.raises(BusError, match="out of reach"):
-        await bus.publish(TOPIC, request(1))
-    await bus.close()
-    await asyncio.to_thread(own_redis_server.start)
-
-
-async def test_a_server_out_of_memory_is_reported_at_once(
-    fragile: Bus, own_redis_server: RedisServer
-) -> None:
-    async with Redis.from_url(own_redis_server.url) as client:
-        await client.config_set("maxmemory", "1")
-    with pytest.raises(BusError, match="out of memory"):
-        await fragile.publish(TOPIC, request(1))
-
-
-async def test_a_paused_server_only_delays(fragile: Bus, own_redis_server: RedisServer) -> None:
-    async with fragile.subscribe(TOPIC) as subscription:
-        await fragile.publish(TOPIC, request(1))
-        own_redis_server.pause()
-        waiting = asyncio.create_task(subscription.next())
-        await asyncio.wait([waiting], timeout=0.3)
-        assert not waiting.done()
-        own_redis_server.resume()
-        assert (await asyncio.wait_for(waiting, 20)).message == request(1)
