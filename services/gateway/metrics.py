@@ -22,6 +22,9 @@ SUCCESSES = Counter("request_success", "Finished requests", ["model_name", "fini
 FAILURES = Counter("request_failure", "Failed requests", ["model_name", "code"])
 REJECTIONS = Counter("admission_rejections", "Requests refused at the door", ["reason"])
 REPUBLISHED = Counter("requests_republished", "Requests published again after a gap or silence")
+UNCLAIMED = Counter(
+    "replies_unclaimed", "Terminal messages beyond the first, or for nobody (any more)", ["type"]
+)
 PROMPT_TOKENS = Counter("prompt_tokens", "Prompt tokens", ["model_name"])
 GENERATION_TOKENS = Counter("generation_tokens", "Generated tokens", ["model_name"])
 DRAFTS = Counter("spec_decode_num_drafts", "Drafts verified", ["model_name"])

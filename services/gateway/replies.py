@@ -41,6 +41,7 @@ class Waiter:
         self.owner: str | None = None
         """The inbox of who last sent tokens."""
         self.has_gap = False
+        self._is_over = False
         self._num_tokens = 0
         self._arrivals: asyncio.Queue[list[int] | Terminal] = asyncio.Queue()
 
@@ -50,6 +51,9 @@ class Waiter:
             if isinstance(message, Finished) and message.num_tokens > self._num_tokens:
                 self.has_gap = True
                 return
+            if self._is_over:
+                _count_unclaimed(message)
+            self._is_over = True
             self._arrivals.put_nowait(message)
             return
         self.owner = message.sender
@@ -100,6 +104,8 @@ class Replies:
             waiter.take(message)
         elif isinstance(message, Tokens):
             await self._bus.send([message.sender], Cancel(message.request_id))
+        else:
+            _count_unclaimed(message)
 
     async def events(self, waiter: Waiter, timeout_s: float) -> AsyncIterator[list[int] | Terminal]:
         """All of a request's arrivals up to its terminal message. Publishes the request again
@@ -130,3 +136,7 @@ class Replies:
         metrics.REPUBLISHED.inc()
         logger.warning("published again: replies were lost, or nobody works on it")
         await self._publish(waiter.request)
+
+
+def _count_unclaimed(message: Terminal) -> None:
+    metrics.UNCLAIMED.labels(type(message).__name__).inc()
