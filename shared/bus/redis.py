@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -20,6 +22,7 @@ from shared.bus.redis_client import (
     PARTING_S,
     PUBLISH,
     SCALE,
+    TIMEOUT_S,
     WITHDRAW,
     RedisClient,
 )
@@ -47,8 +50,10 @@ class RedisBus(Bus):
 
     async def publish_bytes(self, topic: str, data: bytes) -> None:
         """What `publish` does with the encoded message."""
-        key, limit = self._client.key("topic", topic), self.config.max_topic_messages
-        added = await self._client.run(PUBLISH, [key], limit, FIELD, data, is_new_work=True)
+        limit = self.config.max_topic_messages
+        keys = [self._client.key("topic", topic), self._client.key("published", uuid.uuid4().hex)]
+        kept_s = math.ceil(self.config.retry_s + 2 * TIMEOUT_S)
+        added = await self._client.run(PUBLISH, keys, limit, kept_s, FIELD, data, is_new_work=True)
         if added is None:
             metrics.TOPIC_FULL.labels(topic).inc()
             raise BusError(f"topic {topic} holds its {limit} messages already")

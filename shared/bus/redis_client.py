@@ -73,10 +73,13 @@ for i = 3, #ARGV, 2 do
 end
 return redis.call('HGETALL', KEYS[1])
 """
-# Unread requests must never be trimmed away, so a full topic refuses.
+# Unread requests must never be trimmed away, so a full topic refuses. A publication has a key of
+# its own for a while: one that is tried again, since a slow server did not answer in time, is one.
 PUBLISH = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return '' end
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return false end
-return redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
+redis.call('SET', KEYS[2], '', 'EX', ARGV[2])
+return redis.call('XADD', KEYS[1], '*', ARGV[3], ARGV[4])
 """
 # Sends the answer and forgets the entry, if this consumer still holds it. A server that has
 # forgotten the group holds nothing.

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
+from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -182,6 +183,33 @@ async def test_a_lease_is_renewed_while_the_answer_waits_for_memory(
         assert await asyncio.wait_for(anext(messages), 20) == Cancel("0")
         await fragile.publish(TOPIC, request(1))
         assert (await asyncio.wait_for(again, 20)).message == request(1)
+
+
+async def test_a_publication_that_is_tried_again_is_one(
+    own_redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.bus.redis_client.TIMEOUT_S", 0.2)
+    bus = connect(BusConfig(url=own_redis_server.url))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(bus.close)
+        subscription = await stack.enter_async_context(bus.subscribe(TOPIC))
+        await bus.publish(TOPIC, request(0))
+        await (await soon(subscription)).ack()
+        retries = REGISTRY.get_sample_value("bus_retries_total") or 0.0
+        own_redis_server.pause()
+        publishing = asyncio.create_task(bus.publish(TOPIC, request(1)))
+        give_up = time.monotonic() + 20
+        while (REGISTRY.get_sample_value("bus_retries_total") or 0.0) < retries + 3:
+            await asyncio.wait([publishing], timeout=0.05)
+            assert time.monotonic() < give_up
+        own_redis_server.resume()
+        await asyncio.wait_for(publishing, 20)
+        await bus.publish(TOPIC, request(2))
+        for number in (1, 2):
+            delivery = await asyncio.wait_for(subscription.next(), 20)
+            assert delivery.message == request(number)
+            await delivery.ack()
+        assert await bus.lag(TOPIC) == 0
 
 
 async def test_a_paused_server_only_delays(fragile: Bus, own_redis_server: RedisServer) -> None:

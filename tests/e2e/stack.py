@@ -1,0 +1,115 @@
+"""The compose stack under test: brought up by compose, broken through the Docker SDK."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import docker
+from docker.models.containers import Container
+from docker.models.networks import Network
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = (ROOT / "docker-compose.yml", ROOT / "tests" / "e2e" / "compose.yml")
+PORTS = "127.0.0.1:18080-18099"
+KEYS = "{quorum}"
+
+
+class Stack:
+    """One project of its own; `scale` is the number of replicas it has in peace."""
+
+    def __init__(self, scale: Mapping[str, int]) -> None:
+        self.project = f"quorum-e2e-{os.getpid()}"
+        self.scale = dict(scale)
+        self.client = docker.from_env()
+
+    def compose(self, *arguments: str, **environment: str) -> str:
+        """Runs docker compose on the project; its output, or RuntimeError with it."""
+        files = [part for file in FILES for part in ("-f", str(file))]
+        command = [
+            "docker",
+            "compose",
+            "--progress",
+            "plain",
+            "-p",
+            self.project,
+            *files,
+            *arguments,
+        ]
+        ran = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, "PUBLISH": PORTS, **environment},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if ran.returncode:
+            raise RuntimeError(f"{' '.join(arguments)}:\n{ran.stdout}\n{ran.stderr}")
+        return ran.stdout
+
+    def build(self) -> None:
+        self.compose("build", "--quiet")
+        self.compose("build", "--quiet", "verifier-ahead")  # from the image made just now
+
+    def up(self, *services: str, scale: Mapping[str, int] | None = None) -> None:
+        """Brings services, or all, to the scale given or that of peace, and waits for health."""
+        wanted = {**self.scale, **(scale or {})}
+        named = [part for name, count in wanted.items() if not services or name in services
+                 for part in ("--scale", f"{name}={count}")]  # fmt: skip
+        self.compose("up", "-d", "--wait", "--wait-timeout", "120", *named, *services)
+
+    def down(self) -> None:
+        self.compose("--profile", "*", "down", "-v", "--remove-orphans", "--timeout", "5")
+        self.client.close()
+
+    def containers(self, service: str, *, running_only: bool = False) -> list[Container]:
+        """A service's containers by number."""
+        found = self.client.containers.list(
+            all=not running_only,
+            filters={
+                "label": [
+                    f"com.docker.compose.project={self.project}",
+                    f"com.docker.compose.service={service}",
+                ]
+            },
+        )
+        return sorted(found, key=lambda c: int(c.labels["com.docker.compose.container-number"]))
+
+    def network(self) -> Network:
+        """The one that services and Redis share."""
+        return self.client.networks.get(f"{self.project}_backend")
+
+    def gateways(self) -> list[str]:
+        """The base URLs of those that run."""
+        urls = []
+        for container in self.containers("gateway", running_only=True):
+            for published in container.ports.get("8080/tcp") or ():
+                urls.append(f"http://{published['HostIp']}:{published['HostPort']}")
+        return urls
+
+    def redis(self, *command: str) -> str:
+        """One command to the server, by its own client."""
+        quoted = " ".join(f"'{part}'" for part in command)
+        return self.run(
+            "redis", f"REDISCLI_AUTH=$(cat /run/quorum/redis-password) redis-cli --raw {quoted}"
+        )
+
+    def run(self, service: str, script: str) -> str:
+        """A shell script in the service's first container; its output."""
+        code, output = self.containers(service)[0].exec_run(["sh", "-c", script])
+        text: str = output.decode()
+        if code:
+            raise RuntimeError(f"{service}: {script}: {text}")
+        return text
+
+    def leftovers(self) -> dict[str, int]:
+        """What a quiet system may not hold: messages of topics by stream, and dead letters."""
+        found = {}
+        for kind in ("topic", "dead"):
+            for key in self.redis("KEYS", f"{KEYS}:{kind}:*").split():
+                if length := int(self.redis("XLEN", key)):
+                    found[key] = length
+        return found
+
+    def longest_inbox(self) -> int:
+        keys = self.redis("KEYS", f"{KEYS}:inbox:*").split()
+        return max((int(self.redis("XLEN", key)) for key in keys), default=0)
