@@ -44,7 +44,9 @@ class Speculation:
         self._vocab_size = vocab_size
         self._max_length = max_speculation_length
         self._timeout_s = timeout_s
-        self._rounds: dict[str, tuple[Session, asyncio.Future[Draft]]] = {}
+        self._rounds: dict[str, tuple[Session, Instance, asyncio.Future[Draft]]] = {}
+        self._silent: set[str] = set()
+        """Inboxes of voters that were waited for in vain and have said nothing since."""
 
     async def draft(self, session: Session) -> Draft:
         """The draft of the session's round; an empty one if there is none to be had in time."""
@@ -57,13 +59,16 @@ class Speculation:
             return nothing
         if length == 0 and session.round < session.next_plain_report:
             return nothing
-        voter = rendezvous(session.id, voters)
+        voter = rendezvous(session.id, self._heard(voters) or voters)
         arrival: asyncio.Future[Draft] = asyncio.get_running_loop().create_future()
-        self._rounds[session.id] = (session, arrival)
+        self._rounds[session.id] = (session, voter, arrival)
         await self._ask(session, voter, drafters if length else [], length)
         if length == 0:
             # Plain decoding: the voter's answer may raise the length later; nobody waits for it.
             session.next_plain_report = session.round + _PLAIN_ROUNDS
+            return nothing
+        if voter.inbox in self._silent:
+            # It was asked, so that it can show that it is back; until then nobody waits for it.
             return nothing
         asked = time.perf_counter()
         try:
@@ -72,6 +77,7 @@ class Speculation:
         except TimeoutError:
             metrics.DRAFT_TIMEOUTS.inc()
             session.num_timeouts += 1
+            self._silent.add(voter.inbox)
             return nothing
         metrics.DRAFT_WAIT_SECONDS.observe(time.perf_counter() - asked)
         unsynced = {vote.drafter for vote in draft.votes if not vote.is_synced}
@@ -82,10 +88,11 @@ class Speculation:
 
     def deliver(self, draft: Draft) -> None:
         """Takes a draft from the inbox; a late one still carries the next length."""
-        session, arrival = self._rounds.get(draft.request_id, (None, None))
-        if session is None or arrival is None:
+        if draft.request_id not in self._rounds:
             metrics.LATE_DRAFTS.inc()
             return
+        session, voter, arrival = self._rounds[draft.request_id]
+        self._silent.discard(voter.inbox)
         session.speculation_length = max(0, min(draft.speculation_length, self._max_length))
         if draft.round != session.round or arrival.done():
             metrics.LATE_DRAFTS.inc()
@@ -104,6 +111,10 @@ class Speculation:
         """The draft up to what was asked for and what is a token: others' faults end here."""
         tokens = list(takewhile(lambda t: 0 <= t < self._vocab_size, draft.tokens[:length]))
         return replace(draft, tokens=tokens)
+
+    def _heard(self, voters: list[Instance]) -> list[Instance]:
+        self._silent.intersection_update(voter.inbox for voter in voters)
+        return [voter for voter in voters if voter.inbox not in self._silent]
 
     def _choose_drafters(self, session: Session) -> list[Instance]:
         by_name: dict[str, list[Instance]] = {}

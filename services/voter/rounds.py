@@ -26,6 +26,8 @@ class Round:
     proposals: dict[str, Proposal] = field(default_factory=dict)
     draft: list[int] | None = None
     """Set when the round is closed."""
+    silent: set[str] = field(default_factory=set)
+    """Drafters that were waited for in vain, and have said nothing about the request since."""
 
     @property
     def is_closed(self) -> bool:
@@ -35,6 +37,10 @@ class Round:
     def position(self) -> int:
         """Index of the first token to be drafted."""
         return self.request.start + len(self.request.tokens)
+
+    def give_up(self) -> None:
+        """The deadline has passed: whoever is missing is not waited for again until heard."""
+        self.silent |= set(self.request.drafters) - set(self.proposals)
 
     def emitted(self, start: int, tokens: Sequence[int]) -> Sequence[int] | None:
         """The target's tokens from this round's position on, as a later message tells them."""
@@ -59,13 +65,15 @@ class Rounds:
         known = self._rounds.get(request.request_id)
         if known is not None and request.round <= known.request.round:
             return None
-        opened = self._rounds[request.request_id] = Round(request)
+        silent = known.silent & set(request.drafters) if known is not None else set()
+        opened = self._rounds[request.request_id] = Round(request, silent=silent)
         self._rounds.move_to_end(request.request_id)
         if len(self._rounds) > self._max_requests:
             self._rounds.popitem(last=False)
         for drafter in request.drafters:
             early = self._early.pop((request.request_id, request.round, drafter), None)
             if early is not None:
+                opened.silent.discard(drafter)
                 opened.proposals[drafter] = _checked(early, request)
         return opened
 
@@ -80,6 +88,7 @@ class Rounds:
             raise RefusedError("early")
         if proposal.drafter not in known.request.drafters:
             raise RefusedError("unknown drafter")
+        known.silent.discard(proposal.drafter)
         if proposal.round < known.request.round:
             raise RefusedError("late")
         if proposal.drafter in known.proposals:
@@ -90,8 +99,9 @@ class Rounds:
         return known
 
     def is_complete(self, opened: Round) -> bool:
-        """All that were asked have answered, or as many as make a quorum."""
-        wanted = len(opened.request.drafters)
+        """All that were asked and can be expected to answer have done so, or as many as make a
+        quorum."""
+        wanted = len(set(opened.request.drafters) - opened.silent)
         return len(opened.proposals) >= (min(self._quorum, wanted) or wanted)
 
     def release(self, release: Release) -> Round | None:

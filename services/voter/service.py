@@ -99,6 +99,8 @@ class VoterService(Service):
             return
         request = opened.request
         self._stop_timer(request.request_id)
+        if closed_by == "deadline":
+            opened.give_up()
         weights = self._weights_of(request.target)
         votes = [
             Vote(name, proposal.tokens, weights.of(name), proposal.is_synced)

@@ -24,6 +24,8 @@ VOCAB_SIZE, MAX_LENGTH = 50, 6
 class Scene:
     """A speculation, and what the one voter and the one drafter were sent."""
 
+    bus: Bus
+    registry: Registry
     speculation: Speculation
     session: Session
     to_voter: AsyncIterator[object]
@@ -64,7 +66,7 @@ async def scene() -> AsyncIterator[Scene]:
         "r", "x", [1, 2, 3], 100, Sampling(temperature=0.0), [], time.time() + 60
     )
     async with bus.receive(VOTER) as to_voter, bus.receive(DRAFTER) as to_drafter:
-        yield Scene(speculation, Session(request, 4), to_voter, to_drafter)
+        yield Scene(bus, registry, speculation, Session(request, 4), to_voter, to_drafter)
     await bus.close()
 
 
@@ -111,6 +113,35 @@ async def test_a_late_draft_is_not_waited_for_and_still_tells_the_length(scene: 
     await scene.asked()
     await scene.round([7])
     assert scene.session.round == 2
+
+
+async def test_a_silent_voter_is_asked_and_not_waited_for_until_it_speaks(scene: Scene) -> None:
+    scene.settle(await scene.speculation.draft(scene.session))
+    for number in range(1, 4):
+        async with asyncio.timeout(0.15):  # less than the draft timeout
+            scene.settle(await scene.speculation.draft(scene.session))
+        assert scene.session.num_timeouts == 1
+        assert scene.session.round == number + 1
+    assert [(await scene.asked()).round for _ in range(4)] == [0, 1, 2, 3]
+    scene.speculation.deliver(Draft(scene.session.id, 3, [9], 4, []))
+    assert (await scene.round([7])).tokens == [7]
+
+
+async def test_another_voter_takes_the_place_of_a_silent_one(scene: Scene) -> None:
+    other = Instance("voter.other", "voter", "voter", "voter.other", {})
+    await scene.registry.announce(other)
+    async with scene.bus.receive("voter.other") as to_other:
+        sides = {VOTER: scene.to_voter, "voter.other": to_other}
+        mails = {inbox: asyncio.ensure_future(anext(side)) for inbox, side in sides.items()}
+        scene.settle(await scene.speculation.draft(scene.session))
+        silent = next(inbox for inbox, mail in mails.items() if mail.done())
+        heard = next(inbox for inbox in mails if inbox != silent)
+        drafting = asyncio.create_task(scene.speculation.draft(scene.session))
+        request = await asyncio.wait_for(mails[heard], 5)
+        assert isinstance(request, DraftRequest)
+        assert (request.voter, request.start, request.round) == (heard, 0, 1)
+        scene.speculation.deliver(Draft(scene.session.id, 1, [8], 4, []))
+        assert (await drafting).tokens == [8]
 
 
 async def test_plain_rounds_are_told_to_the_voter_together_and_to_no_drafter(

@@ -105,6 +105,40 @@ def test_late_repeated_and_unasked_proposals_are_refused() -> None:
     assert not opened.proposals
 
 
+def test_who_was_waited_for_in_vain_is_not_waited_for_again_until_heard() -> None:
+    rounds = Rounds(8, 0)
+    first = opened_with(rounds, "a")
+    first.give_up()
+    first.draft = []
+    rounds.open(request(1))
+    assert rounds.is_complete(rounds.add(proposal("a", round=1)))
+    # Late for its round, but alive: the next one waits for it again.
+    assert reason(rounds, proposal("b", round=0)) == "late"
+    rounds.open(request(2))
+    assert not rounds.is_complete(rounds.add(proposal("a", round=2)))
+    assert rounds.is_complete(rounds.add(proposal("b", round=2)))
+
+
+def test_an_early_proposal_of_a_silent_drafter_is_heard() -> None:
+    rounds = Rounds(8, 0)
+    opened_with(rounds, "a").give_up()
+    assert reason(rounds, proposal("b", round=1)) == "early"
+    rounds.open(request(1))
+    assert rounds.is_complete(rounds.add(proposal("a", round=1)))
+    rounds.open(request(2))
+    assert not rounds.is_complete(rounds.add(proposal("a", round=2)))
+
+
+def test_when_all_are_silent_a_round_is_over_at_once() -> None:
+    rounds = Rounds(8, 0)
+    opened = rounds.open(request(0))
+    assert opened is not None
+    opened.give_up()
+    again = rounds.open(request(1))
+    assert again is not None
+    assert rounds.is_complete(again)
+
+
 def test_repeated_and_older_requests_open_nothing() -> None:
     rounds = Rounds(8, 0)
     rounds.open(request(3))
