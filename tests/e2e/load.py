@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import statistics
 import time
@@ -13,8 +14,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-RATE = 14.0
-"""Requests per second, about half of what two cores take."""
+RATE = float(os.environ.get("E2E_RATE", "14"))
+"""Requests per second; by default about half of what two cores take."""
 PATIENCE_S = 90.0
 RETRY_S = 0.25
 

@@ -1,0 +1,128 @@
+"""What is deployed is what was decided: pins, settings, and no more rights than needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from services.__main__ import PARTS
+from services.drafter.config import DrafterConfig
+from shared.config import load
+from tests.test_docs import CONFIGS, ROOT
+
+COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+SET_BY_COMPOSE = {
+    *("GATEWAY_HOST", "GATEWAY_PORT", "DRAFTER_MODELS"),
+    *("QUORUM_MONITOR_HOST", "QUORUM_MONITOR_PORT"),
+}
+OTHER_IN_CONTAINERS = {
+    "BUS_URL": "redis://redis:6379/0",
+    "BUS_PASSWORD_FILE": "/run/quorum/redis-password",
+    "QUORUM_LOG_FORMAT": "json",
+}
+
+
+def example() -> dict[str, str]:
+    """.env.example with every line switched on."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    pairs = (re.fullmatch(r"# ([A-Z_]+)=(.*?)(?:   # .*)?", line) for line in lines)
+    return {pair[1]: pair[2] for pair in pairs if pair}
+
+
+def test_the_example_lists_every_setting_with_its_default() -> None:
+    wanted = {
+        name: OTHER_IN_CONTAINERS.get(name, str(value))
+        for cls in CONFIGS
+        for name, value in load(cls, {}).effective().items()
+        if name not in SET_BY_COMPOSE
+    }
+    of_compose = dict(re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", COMPOSE_TEXT))
+    assert example() == {**of_compose, **wanted}
+
+
+def test_every_service_starts_with_all_of_the_example(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("x")
+    environment = {**example(), "BUS_PASSWORD_FILE": str(password)}
+    for cls in CONFIGS:
+        load(cls, environment)
+
+
+def packages(text: str) -> dict[str, str]:
+    """Name to version of the lines that pin, names as PyPI compares them."""
+    found = re.findall(r"^([\w.-]+)(?:\[\w+\])?==([\w.+]+)", text, re.MULTILINE)
+    return {name.lower().replace("_", "-"): version for name, version in found}
+
+
+@pytest.mark.parametrize("service", PARTS)
+def test_images_install_the_pinned_versions_by_hash(service: str) -> None:
+    text = (ROOT / "deploy" / "requirements" / f"{service}.txt").read_text()
+    pinned = packages((ROOT / "constraints.txt").read_text())
+    blocks = re.split(r"\n(?=\S)", text.strip())
+    assert all("--hash=sha256:" in block for block in blocks)
+    installed = packages(text)
+    assert {"aiohttp", "redis", "pydantic-settings"} <= set(installed)
+    # What pip itself never installs on the Pythons tested has no pin there.
+    assert {n: v for n, v in installed.items() if pinned.get(n, v) != v} == {}
+    assert not {"torch", "transformers", "pytest"} & set(installed)
+
+
+@pytest.mark.parametrize("service", ["voter", "gateway"])
+def test_who_computes_nothing_installs_nothing_to_compute_with(service: str) -> None:
+    text = (ROOT / "deploy" / "requirements" / f"{service}.txt").read_text()
+    assert not {"numpy", "onnxruntime"} & set(packages(text))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_has_no_right_that_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"] not in ("root", "0", "0:0")
+    assert "container_name" not in service
+    assert "privileged" not in service
+    assert not any("docker.sock" in str(volume) for volume in service["volumes"])
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "password"])
+def test_what_runs_for_long_is_watched_and_bounded(name: str) -> None:
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"]
+    assert service["restart"] == "unless-stopped"
+    limits = service["deploy"]["resources"]["limits"]
+    assert {"memory", "pids"} <= set(limits)
+    models = [volume for volume in service["volumes"] if "models" in volume]
+    assert all(volume.endswith(":ro") for volume in models)
+
+
+def test_only_the_gateway_can_be_reached_from_outside() -> None:
+    assert [name for name, service in SERVICES.items() if "ports" in service] == ["gateway"]
+    assert COMPOSE["networks"]["backend"] == {"internal": True}
+    outside = [n for n, s in SERVICES.items() if "frontend" in s.get("networks", [])]
+    assert outside == ["gateway"]
+
+
+def test_every_service_of_the_house_is_in_it() -> None:
+    built = {
+        service["build"]["args"]["SERVICE"] for service in SERVICES.values() if "build" in service
+    }
+    assert built == set(PARTS)
+    folders = {path.name for path in (ROOT / "deploy" / "requirements").glob("*.txt")}
+    assert folders == {f"{name}.txt" for name in PARTS}
+
+
+def test_draft_models_have_a_service_each() -> None:
+    held = [
+        model
+        for service in SERVICES.values()
+        for model in service.get("environment", {}).get("DRAFTER_MODELS", "").split(",")
+        if model
+    ]
+    assert sorted(held) == sorted(load(DrafterConfig, {}).models.split(","))
