@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from tests.e2e.stack import FILES, PORTS, ROOT, Stack
 
-PEACE = {"gateway": 2, "verifier": 2, "voter": 2, "recommender": 2}
 SERVICES = (
     *("gateway", "verifier", "voter", "drafter-small", "drafter-wide", "drafter-lookup"),
     "recommender",

@@ -110,7 +110,7 @@ class Load:
             aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
             asyncio.TaskGroup() as requests,
         ):
-            await self._look_for_gateways()
+            await self.look_for_gateways()
             issuing = asyncio.create_task(self._issue(session, requests))
             try:
                 yield self
@@ -121,7 +121,7 @@ class Load:
     async def answers(self) -> list[str]:
         """Each call once, one after the other: what an undisturbed system says."""
         async with aiohttp.ClientSession() as session:
-            await self._look_for_gateways()
+            await self.look_for_gateways()
             found = []
             for number in range(len(CALLS)):
                 outcome = Outcome(number, time.monotonic())
@@ -164,7 +164,7 @@ class Load:
                 text = await response.text()
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             outcome.num_cut += 1
-            await self._look_for_gateways()
+            await self.look_for_gateways()
             await asyncio.sleep(RETRY_S)
             return
         if response.status in (429, 503):
@@ -195,7 +195,8 @@ class Load:
             pieces += [c["delta"].get("content") or "" for c in event["choices"]]
         outcome.answer = "".join(pieces)
 
-    async def _look_for_gateways(self) -> None:
+    async def look_for_gateways(self) -> None:
+        """Requests go to those that run now."""
         self._urls = list(await asyncio.to_thread(self.gateways))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 FILES = (ROOT / "docker-compose.yml", ROOT / "tests" / "e2e" / "compose.yml")
 PORTS = "127.0.0.1:18080-18099"
 KEYS = "{quorum}"
+PEACE = {"gateway": 2, "verifier": 2, "voter": 2, "recommender": 2}
 
 
 class Stack:
@@ -56,6 +58,21 @@ class Stack:
         named = [part for name, count in wanted.items() if not services or name in services
                  for part in ("--scale", f"{name}={count}")]  # fmt: skip
         self.compose("up", "-d", "--wait", "--wait-timeout", "120", *named, *services)
+
+    def scale_to(self, counts: Mapping[str, int]) -> None:
+        """Adds or removes replicas; what runs stays as it is. Does not wait for health."""
+        named = [part for name, count in counts.items() for part in ("--scale", f"{name}={count}")]
+        self.compose("up", "-d", "--no-deps", "--no-recreate", *named, *counts)
+
+    def exit_codes(self, since: float) -> dict[str, int]:
+        """Of the project's containers that ended since then, by name."""
+        label = f"com.docker.compose.project={self.project}"
+        ended = self.client.events(
+            since=int(since), until=int(time.time()) + 1, decode=True,
+            filters={"event": "die", "label": label},
+        )  # fmt: skip
+        attributes = [event["Actor"]["Attributes"] for event in ended]
+        return {found["name"]: int(found["exitCode"]) for found in attributes}
 
     def down(self) -> None:
         self.compose("--profile", "*", "down", "-v", "--remove-orphans", "--timeout", "5")

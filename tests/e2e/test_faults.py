@@ -6,13 +6,13 @@ import asyncio
 import re
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import pytest
 
-from tests.e2e.faults import FAULTS, PEACE, Fault
+from tests.e2e.faults import FAULTS, Fault
 from tests.e2e.load import RATE, Load, recovery_s, throughput, worst_latency_s
+from tests.e2e.report import Row
 from tests.e2e.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -22,39 +22,6 @@ MIN_AFTER_S, MAX_AFTER_S = 6.0, 24.0
 MAX_RECOVERY_S = 15.0
 MAX_INBOX = 2000
 SETTLING_S = 15.0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the report."""
-
-    fault: str
-    num_requests: int
-    num_in_flight: int
-    num_lost: int
-    num_duplicated: int
-    num_changed: int
-    num_cut: int
-    num_refused: int
-    worst_s: float
-    recovery_s: float
-
-
-@pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    stack = Stack(PEACE)
-    try:
-        stack.build()
-        stack.up()
-        yield stack
-    finally:
-        stack.down()
-
-
-@pytest.fixture(scope="module")
-def answers(stack: Stack) -> list[str]:
-    """What the undisturbed system answers."""
-    return asyncio.run(Load(stack.gateways).answers())
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
