@@ -17,7 +17,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help serve setup test test-reference test-faults lint format types bench train lock clean
+.PHONY: help serve setup test test-reference test-faults compose-test lint format types bench train lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -33,6 +33,9 @@ $(VENV)/.bench: pyproject.toml constraints.txt
 
 $(VENV)/.reference: pyproject.toml constraints.txt
 	$(call install,reference)
+
+$(VENV)/.e2e: pyproject.toml constraints.txt
+	$(call install,e2e)
 
 serve: $(VENV)/.serve ## run everything in one process; PORT= changes the port
 	@GATEWAY_PORT=$${GATEWAY_PORT:-$(PORT)} exec $(PY) -m services
@@ -58,6 +61,9 @@ test-reference: $(VENV)/.reference ## against torch, transformers and the openai
 
 test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one
 	$(PY) -m pytest -m faults
+
+compose-test: $(VENV)/.e2e ## docker compose up, scaled, and broken one fault after another (needs Docker)
+	$(PY) -m pytest -m e2e -v
 
 bench: $(VENV)/.bench ## tokens per second, with all drafters and with none
 	$(PY) -m benchmarks.generation

@@ -51,6 +51,7 @@ class BusConfig(Settings):
 
     url: str = Field("memory://", pattern=r"^(memory|redis|rediss|unix)://")
     password_file: FilePath | None = Field(None, description="holds the server's password")
+    ca_file: FilePath | None = Field(None, description="who signs a rediss:// server, if not known")
     key_prefix: str = Field("quorum", pattern=r"^[A-Za-z0-9_.-]+$")
     lease_s: float = Field(3.0, gt=0, description="a silent instance is gone after this long")
     delivery_lease_s: float = Field(5.0, gt=0, description="a dead consumer's messages go back")
@@ -59,6 +60,13 @@ class BusConfig(Settings):
     max_topic_messages: int = Field(100_000, ge=1)
     max_inbox_messages: int = Field(10_000, ge=1)
     max_dead_letters: int = Field(10_000, ge=1)
+
+    @field_validator("ca_file")
+    @classmethod
+    def _is_for_tls(cls, file: Path | None, info: ValidationInfo) -> Path | None:
+        if file is not None and not info.data.get("url", "").startswith("rediss://"):
+            raise ValueError("BUS_URL is not a rediss:// address")
+        return file
 
     @field_validator("password_file")
     @classmethod

@@ -31,14 +31,20 @@ def find_server() -> str:
     )
 
 
+def free_port() -> int:
+    """A port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class RedisServer:
     """One server on a port of its own, its data in `folder`, append-only file on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **options: str) -> None:
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.options = {name.replace("_", "-"): value for name, value in options.items()}
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,6 +57,7 @@ class RedisServer:
             "save": "",
             "appendonly": "yes",
             "maxmemory-policy": "noeviction",
+            **self.options,
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(

@@ -7,7 +7,6 @@ import os
 import re
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.redis_server import free_port
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 90.0
@@ -34,12 +35,6 @@ class Served:
     def calls(self) -> list[tuple[str, str]]:
         """URL and body of each printed command."""
         return re.findall(r"curl -sN? (\S+) \\\n\s+-H '[^']*' -d '(.*)'\n", self.greeting)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def read_until(process: subprocess.Popen[str], marker: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -237,10 +237,14 @@ class RedisClient:
         await self.commands.aclose()
 
     def _connect(self, timeout_s: float) -> Redis:
-        file = self.config.password_file
+        options: dict[str, Any] = {}
+        if self.config.password_file is not None:
+            options["credential_provider"] = _PasswordFile(self.config.password_file)
+        if self.config.ca_file is not None:
+            options["ssl_ca_certs"] = str(self.config.ca_file)
         return Redis.from_url(
             self.config.url,
-            credential_provider=None if file is None else _PasswordFile(file),
+            **options,
             decode_responses=False,
             socket_timeout=timeout_s,
             socket_connect_timeout=TIMEOUT_S,

@@ -26,17 +26,11 @@ from shared.messages import GenerateRequest, Sampling, Tokens
 from shared.runner import supervise
 from shared.service import Service, background
 from shared.topics import generate_requests
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, free_port
 from tests.toy import write_toy
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Process:
