@@ -52,6 +52,9 @@ class BusConfig(Settings):
     url: str = Field("memory://", pattern=r"^(memory|redis|rediss|unix)://")
     password_file: FilePath | None = Field(None, description="holds the server's password")
     ca_file: FilePath | None = Field(None, description="who signs a rediss:// server, if not known")
+    sentinel_master: str | None = Field(
+        None, min_length=1, description="BUS_URL's hosts are Sentinels that watch this master"
+    )
     key_prefix: str = Field("quorum", pattern=r"^[A-Za-z0-9_.-]+$")
     lease_s: float = Field(3.0, gt=0, description="a silent instance is gone after this long")
     delivery_lease_s: float = Field(5.0, gt=0, description="a dead consumer's messages go back")

@@ -39,29 +39,29 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server on a port of its own, its data in `folder`, append-only file on."""
+    """One server on a port of its own, its data in `folder`, append-only file on; a Sentinel if
+    it has the configuration of one."""
 
-    def __init__(self, folder: Path, **options: str) -> None:
+    def __init__(
+        self, folder: Path, port: int = 0, sentinel: Path | None = None, **options: str
+    ) -> None:
         self.folder = folder
         self.options = {name.replace("_", "-"): value for name, value in options.items()}
-        self.port = free_port()
+        self.port = port or free_port()
+        self._sentinel = sentinel
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts, and waits until it answers."""
-        options = {
-            "port": str(self.port),
-            "bind": "127.0.0.1",
-            "dir": str(self.folder),
-            "save": "",
-            "appendonly": "yes",
-            "maxmemory-policy": "noeviction",
-            **self.options,
-        }
+        options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder)}
+        if self._sentinel is None:
+            options |= {"save": "", "appendonly": "yes", "maxmemory-policy": "noeviction"}
+        options |= self.options
+        kind = [str(self._sentinel), "--sentinel"] if self._sentinel is not None else []
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         self._process = subprocess.Popen(
-            [find_server(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [find_server(), *kind, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         give_up = time.monotonic() + START_TIMEOUT_S
         while not self._answers():

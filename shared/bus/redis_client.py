@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 
 from shared.bus import metrics
+from shared.bus.redis_location import connect_pool
 from shared.config import BusConfig
 from shared.errors import BusError
 
@@ -237,18 +238,16 @@ class RedisClient:
         await self.commands.aclose()
 
     def _connect(self, timeout_s: float) -> Redis:
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {
+            "decode_responses": False,
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": TIMEOUT_S,
+            "socket_keepalive": True,
+            # Retrying is done here, where it is counted and bounded.
+            "retry": Retry(NoBackoff(), 0),
+        }
         if self.config.password_file is not None:
             options["credential_provider"] = _PasswordFile(self.config.password_file)
         if self.config.ca_file is not None:
             options["ssl_ca_certs"] = str(self.config.ca_file)
-        return Redis.from_url(
-            self.config.url,
-            **options,
-            decode_responses=False,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=TIMEOUT_S,
-            socket_keepalive=True,
-            # Retrying is done here, where it is counted and bounded.
-            retry=Retry(NoBackoff(), 0),
-        )
+        return Redis.from_pool(connect_pool(self.config, options))

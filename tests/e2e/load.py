@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-RATE = float(os.environ.get("E2E_RATE", "14"))
+RATE = float(os.environ.get("E2E_RATE", "16"))
 """Requests per second; by default about half of what two cores take."""
 PATIENCE_S = 90.0
 RETRY_S = 0.25

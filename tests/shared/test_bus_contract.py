@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import msgpack
 import pytest
@@ -13,11 +15,13 @@ from redis.asyncio import Redis
 from shared.bus import Bus, Delivery, Instance, Subscription, connect
 from shared.bus.memory import MemoryBus
 from shared.bus.redis import RedisBus
+from shared.bus.redis_client import RedisClient
 from shared.codec import MAX_MESSAGE_BYTES, encode
 from shared.config import BusConfig
 from shared.errors import BusError, OversizeError
 from shared.messages import Cancel, RecommendRequest
 from shared.topics import Topic
+from tests.redis_cluster import RedisCluster
 
 TOPIC = Topic("work", RecommendRequest, "workers")
 
@@ -28,6 +32,39 @@ def request(number: int, size: int = 1) -> RecommendRequest:
 
 async def soon(subscription: Subscription[RecommendRequest]) -> Delivery[RecommendRequest]:
     return await asyncio.wait_for(subscription.next(), 5)
+
+
+@pytest.fixture(scope="module")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    cluster = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    asyncio.run(cluster.start())
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture(params=["memory", "redis", "cluster"])
+def bus_config(request: pytest.FixtureRequest) -> BusConfig:
+    """Settings of every kind of bus, impatient, and a namespace for each test."""
+    urls = {
+        "memory": lambda: "memory://",
+        "redis": lambda: request.getfixturevalue("redis_server").url,
+        "cluster": lambda: request.getfixturevalue("redis_cluster").url,
+    }
+    return BusConfig(
+        url=urls[request.param](),
+        key_prefix=uuid.uuid4().hex,
+        lease_s=0.5,
+        delivery_lease_s=0.6,
+        retry_s=5,
+    )
+
+
+@asynccontextmanager
+async def raw(bus: RedisBus) -> AsyncIterator[Redis]:
+    """The commands of the server that has the bus's keys."""
+    client = RedisClient(bus.config)
+    yield client.commands
+    await client.close()
 
 
 @pytest.fixture
@@ -50,7 +87,7 @@ async def dead_letters(bus: Bus) -> list[tuple[bytes, str]]:
     if isinstance(bus, MemoryBus):
         return list(bus.log(TOPIC.name).dead)
     assert isinstance(bus, RedisBus)
-    async with Redis.from_url(bus.config.url) as client:
+    async with raw(bus) as client:
         entries = await client.xrange(f"{{{bus.config.key_prefix}}}:dead:{TOPIC.name}")
     return [(fields[b"m"], fields[b"reason"].decode()) for _, fields in entries]
 
@@ -60,7 +97,7 @@ async def stored(bus: Bus) -> int:
     if isinstance(bus, MemoryBus):
         return len(bus.log(TOPIC.name).entries)
     assert isinstance(bus, RedisBus)
-    async with Redis.from_url(bus.config.url) as client:
+    async with raw(bus) as client:
         return int(await client.xlen(f"{{{bus.config.key_prefix}}}:topic:{TOPIC.name}"))
 
 
@@ -70,7 +107,7 @@ async def take_away(bus: Bus) -> None:
         bus.log(TOPIC.name).pending[0].expires = 0.0
         return
     assert isinstance(bus, RedisBus)
-    async with Redis.from_url(bus.config.url) as client:
+    async with raw(bus) as client:
         key = f"{{{bus.config.key_prefix}}}:topic:{TOPIC.name}"
         ((entry, _),) = await client.xrange(key)
         await client.xclaim(key, TOPIC.group, "thief", 0, [entry], idle=100_000, justid=True)

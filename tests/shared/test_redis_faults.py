@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
@@ -16,11 +17,13 @@ from redis.exceptions import ResponseError
 
 from shared.bus import Bus, connect
 from shared.config import BusConfig
-from shared.errors import BusError
+from shared.errors import BusError, ConfigError
 from shared.messages import Cancel
-from tests.redis_server import RedisServer
+from tests.redis_cluster import RedisCluster, Watched
+from tests.redis_server import RedisServer, free_port
 from tests.shared.test_bus_contract import TOPIC, request, soon
 
+Several = Callable[[Path], AbstractAsyncContextManager[tuple[BusConfig, RedisServer]]]
 Full = Callable[[RedisServer], AbstractAsyncContextManager[None]]
 
 
@@ -221,3 +224,81 @@ async def test_a_paused_server_only_delays(fragile: Bus, own_redis_server: Redis
         assert not waiting.done()
         own_redis_server.resume()
         assert (await asyncio.wait_for(waiting, 20)).message == request(1)
+
+
+@asynccontextmanager
+async def sentinels(folder: Path) -> AsyncIterator[tuple[BusConfig, RedisServer]]:
+    watched = Watched(folder)
+    try:
+        await watched.start()
+        config = BusConfig(url=watched.url, sentinel_master=Watched.NAME, delivery_lease_s=1.0)
+        yield config, watched.master
+    finally:
+        watched.kill()
+
+
+@asynccontextmanager
+async def cluster(folder: Path) -> AsyncIterator[tuple[BusConfig, RedisServer]]:
+    servers = RedisCluster(folder)
+    try:
+        await servers.start()
+        owner = servers.owner("quorum")
+        await servers.replicate(owner)
+        yield BusConfig(url=servers.url, delivery_lease_s=1.0), owner
+    finally:
+        servers.kill()
+
+
+@pytest.mark.parametrize("several", [sentinels, cluster])
+async def test_a_failover_only_delays(several: Several, tmp_path: Path) -> None:
+    async with several(tmp_path) as (config, master), AsyncExitStack() as stack:
+        bus = connect(config)
+        stack.push_async_callback(bus.close)
+        messages = await stack.enter_async_context(bus.receive("mine"))
+        subscription = await stack.enter_async_context(bus.subscribe(TOPIC))
+        for number in range(20):
+            await bus.publish(TOPIC, request(number))
+        held = await soon(subscription)
+        async with Redis.from_url(master.url) as client:
+            assert await client.wait(1, 5000) == 1
+        await asyncio.to_thread(master.kill)
+        await asyncio.wait_for(held.answer("mine", Cancel(held.message.request_id)), 30)
+        await bus.publish(TOPIC, request(20))
+        seen = {held.message.request_id}
+        while len(seen) < 21:
+            delivery = await asyncio.wait_for(subscription.next(), 30)
+            seen.add(delivery.message.request_id)
+            await delivery.ack()
+        assert seen == {str(number) for number in range(21)}
+        await until_heard(bus, messages)
+        assert await bus.lag(TOPIC) == 0
+
+
+async def until_heard(bus: Bus, messages: AsyncIterator[object]) -> None:
+    """The inbox works again; what was sent to it before may be lost with the old master."""
+    mail = asyncio.create_task(anext(messages))
+    async with asyncio.timeout(30):
+        while not mail.done():
+            await bus.send(["mine"], Cancel("x"))
+            await asyncio.wait([mail], timeout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://a:x,b:6380", "'a:x' in 'a:x,b:6380' is not HOST or HOST:PORT"),
+        ("redis://a:1,,b:2", "'' in 'a:1,,b:2'"),
+    ],
+)
+def test_an_address_that_is_none_is_named(url: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        connect(BusConfig(url=url))
+
+
+async def test_nobody_to_ask_is_reported_with_whom_was_asked() -> None:
+    ports = [free_port(), free_port()]
+    url = f"redis://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/0"
+    bus = connect(BusConfig(url=url, sentinel_master="main", retry_s=0.1))
+    with pytest.raises(BusError, match=f"127.0.0.1:{ports[1]} do not tell where main is"):
+        await bus.publish(TOPIC, request(1))
+    await bus.close()
