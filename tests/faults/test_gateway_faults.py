@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import aiohttp
 import pytest
 
 from shared.bus import connect
-from shared.config import BusConfig
+from shared.config import BusConfig, load
 from tests.processes import Fleet, Process, fleet
-from tests.redis_server import RedisServer
+from tests.redis_cluster import Watched
+from tests.redis_server import RedisServer, free_port
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
@@ -54,21 +55,19 @@ class Scene:
         return await asyncio.gather(*(self.ask(http, n) for n in range(NUM_REQUESTS)))
 
 
-@pytest.fixture
-async def scene(own_redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Scene]:
-    config = BusConfig(url=own_redis_server.url, lease_s=2.0, delivery_lease_s=3.0, retry_s=30)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+@asynccontextmanager
+async def system(logs: Path, **bus_settings: str) -> AsyncIterator[Scene]:
+    """Every service a process of its own, on the Redis of BUS_* settings."""
+    port = free_port()
     environment = {
-        "BUS_URL": config.url,
-        "BUS_LEASE_S": str(config.lease_s),
-        "BUS_DELIVERY_LEASE_S": str(config.delivery_lease_s),
+        "BUS_LEASE_S": "2",
+        "BUS_DELIVERY_LEASE_S": "3",
+        **bus_settings,
         "VERIFIER_NUM_THREADS": "1",
         "GATEWAY_PORT": str(port),
     }
-    bus = connect(config)
-    async with fleet(bus, environment, tmp_path) as processes:
+    bus = connect(load(BusConfig, environment))
+    async with fleet(bus, environment, logs) as processes:
         processes.start("drafter", DRAFTER_MODELS="models/quorum-draft-small,ngram")
         processes.start("voter")
         verifier = processes.start("verifier")
@@ -76,6 +75,12 @@ async def scene(own_redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[
         await processes.live(drafter=2, voter=1, verifier=1, gateway=1)
         yield Scene(processes, f"http://127.0.0.1:{port}", gateway, verifier)
     await bus.close()
+
+
+@pytest.fixture
+async def scene(own_redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Scene]:
+    async with system(tmp_path, BUS_URL=own_redis_server.url) as scene:
+        yield scene
 
 
 @pytest.fixture
@@ -113,3 +118,21 @@ async def test_a_gateway_that_is_told_to_end_answers_all_it_has_let_in(
     code, texts = await asyncio.gather(scene.gateway.terminate(), asyncio.gather(*asked))
     assert code == 0
     assert all(texts)
+
+
+async def test_a_failover_of_redis_changes_no_answer_and_loses_none(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    watched = Watched(tmp_path)
+    try:
+        await watched.start()
+        settings = {"BUS_URL": watched.url, "BUS_SENTINEL_MASTER": Watched.NAME}
+        # What a failover loses is published again after a silence.
+        async with system(tmp_path, GATEWAY_SILENCE_S="5", **settings) as scene:
+            faultless = await scene.ask_all(http)
+            asked = [asyncio.create_task(scene.ask(http, n)) for n in range(NUM_REQUESTS)]
+            await half_done(asked)
+            watched.master.kill()
+            assert await asyncio.gather(*asked) == faultless
+    finally:
+        watched.kill()
