@@ -17,7 +17,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help serve setup test test-reference test-faults compose-test lint format types bench train lock clean
+.PHONY: help serve setup test test-reference test-faults compose-test lint format types bench train lock audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -80,6 +80,10 @@ lock: ## pin what the images install, with hashes, from pyproject.toml and const
 		$(PY) -m uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 \
 			--generate-hashes -c constraints.txt $$(printf -- '--extra %s ' $${image//+/ }) \
 			-o deploy/requirements/$${image%%+*}.txt pyproject.toml || exit 1; done
+
+audit: $(VENV)/.test ## known vulnerabilities of what the images install (asks a public database)
+	@$(PY) -m pip install --quiet --disable-pip-version-check pip-audit
+	@for file in deploy/requirements/*.txt; do $(PY) -m pip_audit --disable-pip -r $$file || exit 1; done
 
 clean: ## remove virtual environments and caches
 	rm -rf $(VENV) $(VENV)-train .mypy_cache .ruff_cache .pytest_cache .hypothesis
