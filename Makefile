@@ -17,7 +17,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help serve setup test test-reference test-faults compose-test lint format types bench train lock audit clean
+.PHONY: help serve setup test test-reference test-faults compose-test soak lint format types bench train lock audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -64,6 +64,9 @@ test-faults: $(VENV)/.test ## every service a process of its own over Redis, bro
 
 compose-test: $(VENV)/.e2e ## docker compose up, scaled, and broken one fault after another (needs Docker)
 	$(PY) -m pytest -m e2e -v
+
+soak: $(VENV)/.e2e ## half an hour of load on the compose stack: nothing may grow (needs Docker)
+	$(PY) -m pytest -m soak -v -s
 
 bench: $(VENV)/.bench ## tokens per second, with all drafters and with none
 	$(PY) -m benchmarks.generation

@@ -17,8 +17,8 @@ from tests.e2e.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-PEACE_S = 3.0
-MIN_AFTER_S, MAX_AFTER_S = 6.0, 24.0
+PEACE_S = 2.0
+MIN_AFTER_S, MAX_AFTER_S = 5.0, 24.0
 MAX_RECOVERY_S = 15.0
 MAX_INBOX = 2000
 SETTLING_S = 15.0
