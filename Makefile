@@ -34,9 +34,6 @@ $(VENV)/.bench: pyproject.toml constraints.txt
 $(VENV)/.reference: pyproject.toml constraints.txt
 	$(call install,reference)
 
-$(VENV)/.e2e: pyproject.toml constraints.txt
-	$(call install,e2e)
-
 serve: $(VENV)/.serve ## run everything in one process; PORT= changes the port
 	@GATEWAY_PORT=$${GATEWAY_PORT:-$(PORT)} exec $(PY) -m services
 
@@ -62,10 +59,10 @@ test-reference: $(VENV)/.reference ## against torch, transformers and the openai
 test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one
 	$(PY) -m pytest -m faults
 
-compose-test: $(VENV)/.e2e ## docker compose up, scaled, and broken one fault after another (needs Docker)
+compose-test: $(VENV)/.test ## docker compose up, scaled, and broken one fault after another (needs Docker)
 	$(PY) -m pytest -m e2e -v
 
-soak: $(VENV)/.e2e ## half an hour of load on the compose stack: nothing may grow (needs Docker)
+soak: $(VENV)/.test ## half an hour of load on the compose stack: nothing may grow (needs Docker)
 	$(PY) -m pytest -m soak -v -s
 
 bench: $(VENV)/.bench ## tokens per second, with all drafters and with none
