@@ -27,7 +27,7 @@ class Stack:
         self.scale = dict(scale)
         self.client = docker.from_env()
 
-    def compose(self, *arguments: str, **environment: str) -> str:
+    def compose(self, *arguments: str) -> str:
         """Runs docker compose on the project; its output, or RuntimeError with it."""
         files = [part for file in FILES for part in ("-f", str(file))]
         command = [
@@ -41,7 +41,7 @@ class Stack:
             *arguments,
         ]
         ran = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PUBLISH": PORTS, **environment},
+            command, cwd=ROOT, env={**os.environ, "PUBLISH": PORTS},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if ran.returncode:
