@@ -230,7 +230,7 @@ class World:
 
     def _hop(self, writes: int, reads: int = 1) -> Steps:
         """A message through Redis."""
-        self._num_commands += writes + reads
         yield from self._redis.work((writes + reads) * self._costs.command)
+        self._num_commands += writes + reads
         if self._fleet.network_s:
             yield self._env.timeout(self._fleet.network_s)
