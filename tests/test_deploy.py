@@ -17,6 +17,7 @@ from tests.test_docs import CONFIGS, ROOT
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OVERRIDES = sorted((ROOT / "deploy").glob("*.yml"))
 SET_BY_COMPOSE = {
     *("GATEWAY_HOST", "GATEWAY_PORT", "DRAFTER_MODELS"),
     *("QUORUM_MONITOR_HOST", "QUORUM_MONITOR_PORT"),
@@ -42,7 +43,9 @@ def test_the_example_lists_every_setting_with_its_default() -> None:
         for name, value in load(cls, {}).effective().items()
         if name not in SET_BY_COMPOSE
     }
-    of_compose = dict(re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", COMPOSE_TEXT))
+    texts = [COMPOSE_TEXT, *(path.read_text() for path in OVERRIDES)]
+    found = [re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", text) for text in texts]
+    of_compose = dict(pair for pairs in found for pair in pairs)
     assert example() == {**of_compose, **wanted}
 
 
