@@ -76,10 +76,11 @@ train: ## train the shipped models again (CPU or GPU)
 
 lock: ## pin what the images install, with hashes, from pyproject.toml and constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
-	@for image in gateway drafter+cpu voter verifier+cpu recommender+cpu; do \
+	@for image in gateway drafter+cpu voter verifier+cpu recommender+cpu drafter+gpu verifier+gpu; do \
+		case $$image in *+gpu) file=$${image%+gpu}-gpu;; *) file=$${image%%+*};; esac; \
 		$(PY) -m uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 \
 			--generate-hashes -c constraints.txt $$(printf -- '--extra %s ' $${image//+/ }) \
-			-o deploy/requirements/$${image%%+*}.txt pyproject.toml || exit 1; done
+			-o deploy/requirements/$$file.txt pyproject.toml || exit 1; done
 
 audit: $(VENV)/.test ## known vulnerabilities of what the images install (asks a public database)
 	@$(PY) -m pip install --quiet --disable-pip-version-check pip-audit

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Gauge, generate_latest
 
 from shared.config import ProcessConfig
 from shared.errors import ConfigError
 from shared.service import Service
+
+READY = Gauge("service_ready", "1 when ready, 0 while starting or draining", ["role", "name"])
 
 
 def render_metrics() -> web.Response:
@@ -73,6 +75,8 @@ class Monitor:
             await self._runner.cleanup()
 
     async def _metrics(self, _: web.Request) -> web.Response:
+        for service in self._services:
+            READY.labels(service.role, service.name).set(_state(service) == "ready")
         return render_metrics()
 
     async def _live(self, _: web.Request) -> web.Response:

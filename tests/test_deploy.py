@@ -17,6 +17,9 @@ from tests.test_docs import CONFIGS, ROOT
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OVERRIDES = sorted((ROOT / "deploy").glob("*.yml"))
+GPU: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "gpu.yml").read_text())
+REQUIREMENTS = {path.stem: path for path in (ROOT / "deploy" / "requirements").glob("*.txt")}
 SET_BY_COMPOSE = {
     *("GATEWAY_HOST", "GATEWAY_PORT", "DRAFTER_MODELS"),
     *("QUORUM_MONITOR_HOST", "QUORUM_MONITOR_PORT"),
@@ -42,7 +45,9 @@ def test_the_example_lists_every_setting_with_its_default() -> None:
         for name, value in load(cls, {}).effective().items()
         if name not in SET_BY_COMPOSE
     }
-    of_compose = dict(re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", COMPOSE_TEXT))
+    texts = [COMPOSE_TEXT, *(path.read_text() for path in OVERRIDES)]
+    found = [re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", text) for text in texts]
+    of_compose = dict(pair for pairs in found for pair in pairs)
     assert example() == {**of_compose, **wanted}
 
 
@@ -60,9 +65,9 @@ def packages(text: str) -> dict[str, str]:
     return {name.lower().replace("_", "-"): version for name, version in found}
 
 
-@pytest.mark.parametrize("service", PARTS)
-def test_images_install_the_pinned_versions_by_hash(service: str) -> None:
-    text = (ROOT / "deploy" / "requirements" / f"{service}.txt").read_text()
+@pytest.mark.parametrize("image", sorted(REQUIREMENTS))
+def test_images_install_the_pinned_versions_by_hash(image: str) -> None:
+    text = REQUIREMENTS[image].read_text()
     pinned = packages((ROOT / "constraints.txt").read_text())
     blocks = re.split(r"\n(?=\S)", text.strip())
     assert all("--hash=sha256:" in block for block in blocks)
@@ -75,7 +80,7 @@ def test_images_install_the_pinned_versions_by_hash(service: str) -> None:
 
 @pytest.mark.parametrize("service", ["voter", "gateway"])
 def test_who_computes_nothing_installs_nothing_to_compute_with(service: str) -> None:
-    text = (ROOT / "deploy" / "requirements" / f"{service}.txt").read_text()
+    text = REQUIREMENTS[service].read_text()
     assert not {"numpy", "onnxruntime"} & set(packages(text))
 
 
@@ -114,8 +119,7 @@ def test_every_service_of_the_house_is_in_it() -> None:
         service["build"]["args"]["SERVICE"] for service in SERVICES.values() if "build" in service
     }
     assert built == set(PARTS)
-    folders = {path.name for path in (ROOT / "deploy" / "requirements").glob("*.txt")}
-    assert folders == {f"{name}.txt" for name in PARTS}
+    assert set(REQUIREMENTS) == {*PARTS, "verifier-gpu", "drafter-gpu"}
 
 
 def test_draft_models_have_a_service_each() -> None:
@@ -126,3 +130,26 @@ def test_draft_models_have_a_service_each() -> None:
         if model
     ]
     assert sorted(held) == sorted(load(DrafterConfig, {}).models.split(","))
+
+
+@pytest.mark.parametrize("name", GPU["services"])
+def test_on_a_gpu_a_service_differs_in_what_a_gpu_needs(name: str) -> None:
+    service, plain = GPU["services"][name], SERVICES[name]
+    role = plain["build"]["args"]["SERVICE"]
+    assert set(service) == {"image", "build", "environment", "deploy"}
+    assert service["environment"] == {f"{role.upper()}_DEVICE": "cuda"}
+    assert service["image"].split(":$")[0] == plain["image"].split(":$")[0] + "-gpu"
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    requirements = service["build"]["args"]["REQUIREMENTS"]
+    assert requirements == f"{role}-gpu"
+    installed = packages(REQUIREMENTS[requirements].read_text())
+    assert "onnxruntime-gpu" in installed
+    assert "onnxruntime" not in installed
+    # CUDA's and cuDNN's libraries come with the packages, of the major versions that it loads.
+    assert installed["nvidia-cuda-runtime"].startswith("13.")
+    assert installed["nvidia-cudnn-cu13"].startswith("9.")
+
+
+def test_what_computes_nothing_for_a_gpu_stays_off_it() -> None:
+    assert set(GPU["services"]) == {"verifier", "drafter-small", "drafter-wide"}

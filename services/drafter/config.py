@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -19,6 +21,7 @@ class DrafterConfig(Settings):
         description="comma-separated: folders written by the export, `ngram`, `suffix`",
     )
     max_requests: int = Field(32, ge=1, description="requests whose state a draft model keeps")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")
     num_threads: int = Field(1, ge=1, description="of a neural draft model's forward pass")
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
     suffix_tokens: int = Field(1_000_000, ge=1000, description="outputs that `suffix` remembers")

@@ -116,7 +116,10 @@ def build(config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> list[Servic
 def _build_one(name: str, config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> Service:
     def load_neural() -> DraftModel:
         decoder = load_decoder(
-            Path(name), max_slots=config.max_requests, num_threads=config.num_threads
+            Path(name),
+            max_slots=config.max_requests,
+            num_threads=config.num_threads,
+            device=config.device,
         )
         return NeuralModel(decoder, config.prefill_tokens)
 

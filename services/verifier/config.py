@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -17,6 +18,7 @@ class VerifierConfig(Settings):
 
     model: Path = Field(Path("models/quorum-6m"), description="folder written by the export")
     max_batch: int = Field(16, ge=1, le=256, description="requests in work at a time")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")
     num_threads: int = Field(0, ge=0, description="of the forward pass; 0: one per core")
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
     speculation_length: int = Field(4, ge=0, le=64, description="of a request's first round")

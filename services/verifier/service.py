@@ -52,6 +52,7 @@ class VerifierService(Service):
             config.model,
             max_slots=config.max_batch,
             num_threads=config.num_threads or os.cpu_count() or 1,
+            device=config.device,
         )
         if config.self_test:
             await asyncio.to_thread(self._test_rows)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from shared.lm.manifest import Manifest, load_manifest
 
 FloatArray = npt.NDArray[np.float32]
 GRAPH_FILE = "model.onnx"
+Device = Literal["cpu", "cuda"]
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +49,51 @@ class Decoder(Protocol):
         """Copies the first `length` cached tokens of a slot into another slot."""
 
 
-def load_decoder(folder: Path, *, max_slots: int, num_threads: int) -> Decoder:
+def load_decoder(
+    folder: Path, *, max_slots: int, num_threads: int, device: Device = "cpu"
+) -> Decoder:
     """Verifies and loads an exported model. Raises ModelError."""
+    from shared.lm.caches import make_caches
     from shared.lm.concat_decoder import ConcatDecoder
     from shared.lm.in_place_decoder import InPlaceDecoder
 
     manifest = load_manifest(folder)
-    session = open_session(folder / GRAPH_FILE, num_threads)
+    session = open_session(folder / GRAPH_FILE, num_threads, device)
     if manifest.graph == "in-place":
-        return InPlaceDecoder(manifest, session, max_slots)
+        caches = make_caches(manifest, max_slots, device)
+        return InPlaceDecoder(manifest, session, max_slots, caches)
     return ConcatDecoder(manifest, session, max_slots)
 
 
-def open_session(path: Path, num_threads: int) -> onnxruntime.InferenceSession:
+def open_session(
+    path: Path, num_threads: int, device: Device = "cpu"
+) -> onnxruntime.InferenceSession:
     """An onnxruntime session. One thread means no pool: two spinning pools ruin each other."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    providers = _cuda_providers() if device == "cuda" else [CPU]
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's own errors have no common base
         raise ModelError(f"{path} cannot be loaded: {error}") from error
+    if device == "cuda" and CUDA not in session.get_providers():
+        raise ModelError("device `cuda`: onnxruntime could not use a GPU and fell back to the CPU")
+    return session
+
+
+def _cuda_providers() -> list[str | tuple[str, dict[str, str]]]:
+    """What runs where on a GPU. Raises ModelError where onnxruntime was built without."""
+    available = onnxruntime.get_available_providers()
+    if CUDA not in available:
+        raise ModelError(
+            "device `cuda` needs the package onnxruntime-gpu in the place of onnxruntime, as "
+            f"deploy/gpu.yml installs it; this one knows {', '.join(available)} alone"
+        )
+    onnxruntime.preload_dlls()
+    # Shorter multiplications would be faster, but not the model's fp32.
+    return [(CUDA, {"use_tf32": "0"}), CPU]
 
 
 def check_rows_fit(rows: Sequence[Row], manifest: Manifest, max_slots: int) -> None:

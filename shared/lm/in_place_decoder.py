@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from shared.lm.caches import Caches
 from shared.lm.decoder import FloatArray, Row, check_rows_fit
 from shared.lm.manifest import Manifest
 
@@ -29,20 +30,18 @@ class InPlaceDecoder:
     """See shared.lm.decoder.Decoder."""
 
     def __init__(
-        self, manifest: Manifest, session: onnxruntime.InferenceSession, max_slots: int
+        self,
+        manifest: Manifest,
+        session: onnxruntime.InferenceSession,
+        max_slots: int,
+        caches: Caches,
     ) -> None:
         self.manifest = manifest
         self.max_slots = max_slots
         self._session = session
-        self._names = [
-            f"past_key_values.{layer}.{part}"
-            for layer in range(manifest.num_layers)
-            for part in ("key", "value")
-        ]
+        self._caches = caches
         self._live = np.zeros(max_slots, np.int64)
         """Where dummies may be written: behind all that a slot's request has ever cached."""
-        self._length = 0
-        self._buffers: list[FloatArray] = []
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
         self._grow(FIRST_LENGTH)
 
@@ -67,8 +66,7 @@ class InPlaceDecoder:
         return [logits[end - row.num_logits : end] for row, end in zip(rows, ends, strict=True)]
 
     def move(self, source: int, target: int, length: int) -> None:
-        for buffer in self._buffers:
-            buffer[target, :, :length] = buffer[source, :, :length]
+        self._caches.move(source, target, length)
         self._live[target] = length
 
     def _run(
@@ -76,7 +74,7 @@ class InPlaceDecoder:
     ) -> FloatArray:
         positions = starts[:, None] + np.arange(ids.shape[1])
         # Each token sees all of its slot up to itself.
-        visible = np.arange(self._length) <= positions[:, :, None]
+        visible = np.arange(self._caches.length) <= positions[:, :, None]
         bias = np.where(visible, np.float32(0), MASKED)[:, None]
         binding = self._binding(low, high)
         binding.bind_cpu_input("input_ids", ids)
@@ -91,27 +89,17 @@ class InPlaceDecoder:
         return logits
 
     def _binding(self, low: int, high: int) -> onnxruntime.IOBinding:
-        """Caches of these slots bound as input and as output: updated in place, no copy."""
         if (low, high) not in self._bindings:
             binding = self._session.io_binding()
-            for name, buffer in zip(self._names, self._buffers, strict=True):
-                value = onnxruntime.OrtValue.ortvalue_from_numpy(buffer[low : high + 1])
-                binding.bind_ortvalue_input(name, value)
-                binding.bind_ortvalue_output(name.replace("past_key_values", "present"), value)
+            self._caches.bind(binding, low, high)
             self._bindings[low, high] = binding
         return self._bindings[low, high]
 
     def _grow(self, length: int) -> None:
-        """Makes the buffers at least `length` long, in doubling steps, keeping what they hold."""
-        if length <= self._length:
-            return
-        grown = max(FIRST_LENGTH, 1 << (length - 1).bit_length())
-        shape = (self.max_slots, self.manifest.num_kv_heads, grown, self.manifest.head_size)
-        buffers = [np.zeros(shape, np.float32) for _ in self._names]
-        for new, old in zip(buffers, self._buffers, strict=False):
-            new[:, :, : self._length] = old
-        self._buffers, self._length = buffers, grown
-        self._bindings.clear()
+        """Makes the caches at least `length` long, in doubling steps."""
+        if length > self._caches.length:
+            self._caches.grow(max(FIRST_LENGTH, 1 << (length - 1).bit_length()))
+            self._bindings.clear()
 
 
 def _logit_indices(rows: Sequence[Row], low: int, width: int) -> IntArray:

@@ -1,0 +1,167 @@
+"""The KV cache of the in-place decoder: where it lies, and how a pass gets the slots that it needs.
+
+In host memory numpy copies, on a GPU CUDA's runtime. The GPU's half has run on no GPU yet: its
+tests put host memory in a GPU's place.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime
+
+from shared.errors import ModelError
+from shared.lm.decoder import Device, FloatArray
+from shared.lm.manifest import Manifest
+
+
+class Caches(Protocol):
+    """One buffer [slots, KV heads, length, head size] for each layer's keys and its values."""
+
+    length: int
+
+    def bind(self, binding: onnxruntime.IOBinding, low: int, high: int) -> None:
+        """The slots from `low` to `high` as input and as output: updated in place, no copy."""
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copies the first `length` tokens of a slot into another slot."""
+
+    def grow(self, length: int) -> None:
+        """Makes the buffers `length` long, keeping what they hold. Bindings are to be made anew."""
+
+
+def make_caches(manifest: Manifest, max_slots: int, device: Device) -> Caches:
+    """Empty caches; `grow` comes first. Raises ModelError."""
+    if device == "cuda":
+        return DeviceCaches(manifest, max_slots, CudaMemory())
+    return HostCaches(manifest, max_slots)
+
+
+def _names(manifest: Manifest) -> list[str]:
+    layers = range(manifest.num_layers)
+    return [f"past_key_values.{layer}.{part}" for layer in layers for part in ("key", "value")]
+
+
+def _present(name: str) -> str:
+    return name.replace("past_key_values", "present")
+
+
+class HostCaches:
+    """Caches in numpy arrays."""
+
+    def __init__(self, manifest: Manifest, max_slots: int) -> None:
+        self.length = 0
+        self._names = _names(manifest)
+        self._shape = (max_slots, manifest.num_kv_heads, manifest.head_size)
+        self._buffers: list[FloatArray] = []
+
+    def bind(self, binding: onnxruntime.IOBinding, low: int, high: int) -> None:
+        for name, buffer in zip(self._names, self._buffers, strict=True):
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(buffer[low : high + 1])
+            binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(_present(name), value)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        for buffer in self._buffers:
+            buffer[target, :, :length] = buffer[source, :, :length]
+
+    def grow(self, length: int) -> None:
+        num_slots, num_heads, head_size = self._shape
+        shape = (num_slots, num_heads, length, head_size)
+        buffers = [np.zeros(shape, np.float32) for _ in self._names]
+        for new, old in zip(buffers, self._buffers, strict=False):
+            new[:, :, : self.length] = old
+        self._buffers, self.length = buffers, length
+
+
+class CudaMemory:
+    """Copies within the first GPU, by the CUDA runtime that onnxruntime itself uses."""
+
+    device = "cuda"
+    _WITHIN_DEVICE = 3
+
+    def __init__(self) -> None:
+        major = onnxruntime.cuda_version.partition(".")[0]
+        try:
+            self._runtime = ctypes.CDLL(f"libcudart.so.{major}")
+        except OSError as error:
+            raise ModelError(f"CUDA's runtime cannot be loaded: {error}") from error
+
+    def copy(
+        self, target: int, target_pitch: int, source: int, source_pitch: int, width: int, rows: int
+    ) -> None:
+        """Copies `rows` times `width` bytes between addresses that are a pitch apart each time."""
+        sizes = [ctypes.c_size_t(size) for size in (target_pitch, source_pitch, width, rows)]
+        self._check(
+            self._runtime.cudaMemcpy2D(
+                *(ctypes.c_void_p(target), sizes[0], ctypes.c_void_p(source)),
+                *(*sizes[1:], self._WITHIN_DEVICE),
+            )
+        )
+
+    def finish(self) -> None:
+        """Returns when all is copied. Raises ModelError."""
+        # A copy within the device returns early, and onnxruntime's streams do not wait for it.
+        self._check(self._runtime.cudaDeviceSynchronize())
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise ModelError(f"CUDA error {status} while a KV cache was copied")
+
+
+class DeviceCaches:
+    """Caches in onnxruntime's memory on a GPU, reached by address: its values know no slices."""
+
+    def __init__(self, manifest: Manifest, max_slots: int, memory: CudaMemory) -> None:
+        self.length = 0
+        self._memory = memory
+        self._names = _names(manifest)
+        self._num_slots, self._num_heads = max_slots, manifest.num_kv_heads
+        self._head_size = manifest.head_size
+        self._buffers: list[Any] = []
+
+    def bind(self, binding: onnxruntime.IOBinding, low: int, high: int) -> None:
+        shape = self._shape(high + 1 - low, self.length)
+        for name, buffer in zip(self._names, self._buffers, strict=True):
+            place = (
+                *(self._memory.device, 0, np.float32, shape),
+                buffer.data_ptr() + low * self._num_heads * self._pitch(self.length),
+            )
+            binding.bind_input(name, *place)
+            binding.bind_output(_present(name), *place)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        pitch = self._pitch(self.length)
+        slot = self._num_heads * pitch
+        for buffer in self._buffers:
+            start = buffer.data_ptr()
+            self._memory.copy(
+                *(start + target * slot, pitch, start + source * slot, pitch),
+                *(self._pitch(length), self._num_heads),
+            )
+        self._memory.finish()
+
+    def grow(self, length: int) -> None:
+        # Zeros: what the mask hides is still multiplied, and may not be infinite.
+        zeros = np.zeros(self._shape(self._num_slots, length), np.float32)
+        buffers = [
+            onnxruntime.OrtValue.ortvalue_from_numpy(zeros.copy(), self._memory.device, 0)
+            for _ in self._names
+        ]
+        old_pitch, rows = self._pitch(self.length), self._num_slots * self._num_heads
+        for new, old in zip(buffers, self._buffers, strict=False):
+            self._memory.copy(
+                *(new.data_ptr(), self._pitch(length), old.data_ptr(), old_pitch),
+                *(old_pitch, rows),
+            )
+        self._memory.finish()
+        self._buffers, self.length = buffers, length
+
+    def _shape(self, num_slots: int, length: int) -> tuple[int, int, int, int]:
+        return (num_slots, self._num_heads, length, self._head_size)
+
+    def _pitch(self, length: int) -> int:
+        """Bytes of so many tokens of one head."""
+        return length * self._head_size * np.dtype(np.float32).itemsize

@@ -1,0 +1,147 @@
+"""Caches on a GPU, with host memory in its place: the same bits as the caches in numpy arrays."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from services.drafter.config import DrafterConfig
+from services.verifier.config import VerifierConfig
+from shared.config import load
+from shared.errors import ConfigError, ModelError
+from shared.lm.caches import Caches, CudaMemory, DeviceCaches, HostCaches
+from shared.lm.decoder import CPU, CUDA, GRAPH_FILE, Row, load_decoder, open_session
+from shared.lm.in_place_decoder import FIRST_LENGTH, InPlaceDecoder
+from shared.lm.manifest import load_manifest
+from shared.lm.self_test import check_rows
+from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
+
+NUM_SLOTS = 5
+
+
+class HostRuntime:
+    """CUDA's functions, over host memory."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.num_unfinished = 0
+
+    def cudaMemcpy2D(self, to, to_pitch, source, pitch, width, rows, kind) -> int:
+        assert kind == 3
+        assert width.value <= min(to_pitch.value, pitch.value) or rows.value == 0
+        for row in range(rows.value if width.value else 0):
+            ctypes.memmove(
+                to.value + row * to_pitch.value, source.value + row * pitch.value, width.value
+            )
+        self.num_unfinished += 1
+        return self.status
+
+    def cudaDeviceSynchronize(self) -> int:
+        self.num_unfinished = 0
+        return self.status
+
+
+class HostMemory(CudaMemory):
+    device = "cpu"
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> HostRuntime:
+    runtime = HostRuntime()
+    libraries: list[str] = []
+    monkeypatch.setattr(onnxruntime, "cuda_version", "13.1")
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: libraries.append(name) or runtime)
+    yield runtime
+    assert set(libraries) == {"libcudart.so.13"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_toy(tmp_path / "m")
+
+
+def decoder(folder: Path, kind: str) -> InPlaceDecoder:
+    manifest = load_manifest(folder)
+    session = open_session(folder / GRAPH_FILE, 1)
+    caches: Caches
+    if kind == "device":
+        caches = DeviceCaches(manifest, NUM_SLOTS, HostMemory())
+    else:
+        caches = HostCaches(manifest, NUM_SLOTS)
+    return InPlaceDecoder(manifest, session, NUM_SLOTS, caches)
+
+
+def tokens(seed: int, count: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, VOCAB_SIZE, count).tolist()
+
+
+def test_device_caches_give_the_bits_of_host_caches(folder: Path, runtime: HostRuntime) -> None:
+    results = []
+    for kind in ("host", "device"):
+        model = decoder(folder, kind)
+        texts = {slot: tokens(slot, 60 + slot) for slot in range(NUM_SLOTS)}
+        logits = model.forward([Row(s, 0, text[:40], 3) for s, text in texts.items()])
+        # Some slots only, so that a binding starts in the middle of the buffers.
+        logits += model.forward([Row(s, 40, texts[s][40:50], 10) for s in (2, 4)])
+        model.move(4, 1, 50)
+        logits += model.forward([Row(1, 50, texts[4][50:], 5), Row(3, 40, texts[3][40:], 5)])
+        long = tokens(9, MAX_CONTEXT)
+        for start in range(0, MAX_CONTEXT, 128):
+            logits += model.forward([Row(0, start, long[start : start + 128], 1)])
+        logits += model.forward([Row(1, 60, tokens(7, 9), 9), Row(2, 50, texts[2][50:], 2)])
+        results.append(logits)
+        assert runtime.num_unfinished == 0
+    assert MAX_CONTEXT > FIRST_LENGTH  # the buffers grew on the way
+    for host, device in zip(*results, strict=True):
+        assert np.array_equal(host, device)
+
+
+def test_the_self_test_finds_every_row_equal(folder: Path, runtime: HostRuntime) -> None:
+    assert check_rows(decoder(folder, "device")).num_unequal == 0
+
+
+def test_an_error_of_cuda_is_not_passed_over(folder: Path, runtime: HostRuntime) -> None:
+    model = decoder(folder, "device")
+    runtime.status = 700
+    with pytest.raises(ModelError, match="CUDA error 700"):
+        model.move(0, 1, 1)
+
+
+def test_without_the_gpu_package_cuda_is_refused_in_a_sentence(folder: Path) -> None:
+    if CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(ModelError, match=r"needs the package onnxruntime-gpu .* CPUExecution"):
+        load_decoder(folder, max_slots=1, num_threads=1, device="cuda")
+
+
+def test_a_silent_fall_back_to_the_cpu_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FellBack:
+        def __init__(self, path: str, options: object, providers: list[object]) -> None:
+            assert providers == [(CUDA, {"use_tf32": "0"}), CPU]
+
+        def get_providers(self) -> list[str]:
+            return [CPU]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", FellBack)
+    with pytest.raises(ModelError, match="could not use a GPU"):
+        load_decoder(folder, max_slots=1, num_threads=1, device="cuda")
+
+
+def test_without_cudas_runtime_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "cuda_version", "999.0")
+    with pytest.raises(ModelError, match=r"cannot be loaded: libcudart\.so\.999"):
+        CudaMemory()
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), [(VerifierConfig, "VERIFIER"), (DrafterConfig, "DRAFTER")]
+)
+def test_no_other_device_is_a_setting(config: type, name: str) -> None:
+    assert load(config, {f"{name}_DEVICE": "cuda"}).device == "cuda"
+    with pytest.raises(ConfigError, match=f"{name}_DEVICE='tpu'"):
+        load(config, {f"{name}_DEVICE": "tpu"})
