@@ -46,7 +46,8 @@ async def undisturbed_by(what: Callable[[], None], swarm: Swarm, answers: list[s
         f"{len(load.outcomes)} requests, {len(failures)} failed, "
         f"{sum(o.num_cut for o in load.outcomes)} cut, "
         f"{sum(o.num_refused for o in load.outcomes)} refused, "
-        f"median {median_latency_s(load.outcomes):.2f} s, worst {worst_latency_s(load.outcomes):.1f} s"
+        f"median {median_latency_s(load.outcomes):.2f} s, "
+        f"worst {worst_latency_s(load.outcomes):.1f} s"
     )
     assert not failures, failures[:3]
     assert load.outcomes
