@@ -59,7 +59,7 @@ test-reference: $(VENV)/.reference ## against torch, transformers and the openai
 test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one
 	$(PY) -m pytest -m faults
 
-compose-test: $(VENV)/.test ## docker compose up, scaled, and broken one fault after another (needs Docker)
+compose-test: $(VENV)/.test ## docker compose and a swarm, scaled, and broken one fault after another (needs Docker)
 	$(PY) -m pytest -m e2e -v
 
 soak: $(VENV)/.test ## half an hour of load on the compose stack: nothing may grow (needs Docker)
