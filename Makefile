@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV ?= .venv
 PORT ?= 8080
+E2E ?= e2e
 PY := $(VENV)/bin/python
 # The first of these that runs and is at least 3.11 (a pyenv shim may exist and not run).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -60,7 +61,7 @@ test-faults: $(VENV)/.test ## every service a process of its own over Redis, bro
 	$(PY) -m pytest -m faults
 
 compose-test: $(VENV)/.test ## docker compose and a swarm, scaled, and broken one fault after another (needs Docker)
-	$(PY) -m pytest -m e2e -v
+	$(PY) -m pytest -m '$(E2E)' -v
 
 soak: $(VENV)/.test ## half an hour of load on the compose stack: nothing may grow (needs Docker)
 	$(PY) -m pytest -m soak -v -s

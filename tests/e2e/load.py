@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -222,3 +223,7 @@ def recovery_s(
 
 def worst_latency_s(outcomes: Sequence[Outcome]) -> float:
     return max((o.ended - o.issued for o in outcomes), default=0.0)
+
+
+def median_latency_s(outcomes: Sequence[Outcome]) -> float:
+    return statistics.median(o.ended - o.issued for o in outcomes)

@@ -10,7 +10,7 @@ import pytest
 from tests.e2e.load import Load, median_latency_s, worst_latency_s
 from tests.e2e.swarm import PORT, Swarm
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(600)]
 
 SERVICES = (
     *("gateway", "verifier", "voter", "drafter-small", "drafter-wide", "drafter-lookup"),
