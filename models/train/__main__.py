@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("models"))
     parser.add_argument("--target", type=Path, help="an exported target; none is trained then")
     parser.add_argument("--target-minutes", type=float, default=66)
-    parser.add_argument("--drafter-minutes", type=float, default=15)
+    parser.add_argument("--drafter-minutes", type=float, default=11)
     parser.add_argument("--generate-minutes", type=float, default=6)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

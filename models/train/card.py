@@ -51,7 +51,7 @@ def render(
 
 {"" if is_target else _acceptance(acceptances)}## Limits
 
-Small, and trained for about an hour: it writes what looks like Python and like docstrings, and
+Small, and trained for {place["elapsed_s"] / 60:.0f} minutes: it writes what looks like Python and like docstrings, and
 knows little. It is here so that Quorum runs, is tested and is measured with real models.
 
 Train it again: `make train` (module `models.train`).
