@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
@@ -59,10 +59,11 @@ def parse(metrics: str, instance_ids: Sequence[str]) -> Reading:
 
 
 class Meter:
-    """Turns readings into utilisations: CPU time counts from one reading to the next."""
+    """Turns readings into utilisations. CPU time counts from one reading to the next. The number of
+    slots taken jumps about from look to look: it counts half as it is and half as it was."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[float, float]] = {}
+        self._last: dict[str, tuple[float, Reading]] = {}
 
     def utilisation(
         self, container_id: str, reading: Reading, at: float, cpus: float | None
@@ -71,12 +72,15 @@ class Meter:
         yet. `cpus` is the container's limit. Without one, a process counts as full at one CPU, as
         an event loop is; where it has slots they alone tell: it computes on several threads, and
         may well use more than one CPU at a single request."""
-        before = self._last.get(container_id)
-        self._last[container_id] = (at, reading.cpu_s)
+        last_at, last = self._last.get(container_id, (at, reading))
+        if reading.occupancy is not None and last.occupancy is not None:
+            reading = replace(reading, occupancy=(reading.occupancy + last.occupancy) / 2)
+        self._last[container_id] = (at, reading)
         shares = [] if reading.occupancy is None else [reading.occupancy]
-        is_known = before is not None and at > before[0] and reading.cpu_s >= before[1]
-        if before is not None and is_known and (cpus is not None or not shares):
-            shares.append((reading.cpu_s - before[1]) / (at - before[0]) / (cpus or 1.0))
+        # A process that has started again has used less than before.
+        is_comparable = at > last_at and reading.cpu_s >= last.cpu_s
+        if is_comparable and (cpus is not None or not shares):
+            shares.append((reading.cpu_s - last.cpu_s) / (at - last_at) / (cpus or 1.0))
         return max(shares, default=None)
 
     def keep(self, container_ids: Collection[str]) -> None:

@@ -6,7 +6,7 @@ counts it among the service's own. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +46,7 @@ def one_more_like(template: Inspected, number: int) -> Replica:
     labels.pop(REPLACES, None)
     body = deepcopy(dict(template["Config"]))
     body |= {"Image": template["Image"], "Labels": labels}
+    body.pop("MacAddress", None)
     if template["Id"].startswith(body.get("Hostname", "")):
         body.pop("Hostname", None)  # Docker's own choice, the container's id
     networks = {
@@ -61,7 +62,7 @@ def one_more_like(template: Inspected, number: int) -> Replica:
     return Replica(name, body, networks)
 
 
-def _aliases(aliases: Mapping[str, Any] | Any, id_: str, old_name: str, name: str) -> list[str]:
+def _aliases(aliases: Iterable[str], id_: str, old_name: str, name: str) -> list[str]:
     """The template's aliases less its id, which Docker adds by itself, and with the new name."""
     kept = (alias for alias in aliases if not id_.startswith(alias))
     return [name if alias == old_name else alias for alias in kept]

@@ -137,7 +137,7 @@ class AutoscalerService(Service):
         count = len(containers)
         metrics.CHANGES.labels(service, "more" if wanted > count else "fewer").inc()
         logger.info(
-            "%s: %d replicas%s instead of %d (busy %.2f, oldest message %.1f s)",
+            "%s: %d%s instead of %d (%.2f busy, oldest message %.1f s)",
             service,
             wanted,
             " wanted" if self._config.dry_run else "",
