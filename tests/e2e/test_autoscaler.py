@@ -1,4 +1,4 @@
-"""The autoscaler on a running stack: up with a step of load, down with its end, never in between."""
+"""The autoscaler on a running stack: up with a step of load, down with its end, and no more."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def verifiers(stack: Stack) -> list[str]:
     return [c.id for c in stack.containers("verifier", running_only=True)]
+
+
+def test_it_has_no_right_but_the_socket(stack: Stack) -> None:
+    with autoscaler(stack, dry_run=True):
+        assert stack.run("autoscaler", "id -u").strip() == "10001"
+        status = stack.run("autoscaler", "cat /proc/1/status")
+        assert "CapEff:\t0000000000000000\n" in status
+        assert "NoNewPrivs:\t1\n" in status
+        assert stack.run("autoscaler", "touch /x 2>/dev/null && echo written || echo no") == "no\n"
+        script = "import socket; socket.create_connection(('192.0.2.1', 80), 3)"
+        assert "unreachable" in stack.run("autoscaler", f'python -c "{script}" 2>&1 || true')
 
 
 def test_a_dry_run_wants_and_changes_nothing(stack: Stack) -> None:
