@@ -22,8 +22,9 @@ GPU: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "gpu.yml").read_text())
 REQUIREMENTS = {path.stem: path for path in (ROOT / "deploy" / "requirements").glob("*.txt")}
 SET_BY_COMPOSE = {
     *("GATEWAY_HOST", "GATEWAY_PORT", "DRAFTER_MODELS"),
-    *("QUORUM_MONITOR_HOST", "QUORUM_MONITOR_PORT"),
+    *("QUORUM_MONITOR_HOST", "QUORUM_MONITOR_PORT", "AUTOSCALER_PROJECT"),
 }
+IMAGES = (*PARTS, "autoscaler")
 OTHER_IN_CONTAINERS = {
     "BUS_URL": "redis://redis:6379/0",
     "BUS_PASSWORD_FILE": "/run/quorum/redis-password",
@@ -78,7 +79,7 @@ def test_images_install_the_pinned_versions_by_hash(image: str) -> None:
     assert not {"torch", "transformers", "pytest"} & set(installed)
 
 
-@pytest.mark.parametrize("service", ["voter", "gateway"])
+@pytest.mark.parametrize("service", ["voter", "gateway", "autoscaler"])
 def test_who_computes_nothing_installs_nothing_to_compute_with(service: str) -> None:
     text = REQUIREMENTS[service].read_text()
     assert not {"numpy", "onnxruntime"} & set(packages(text))
@@ -93,7 +94,17 @@ def test_a_container_has_no_right_that_it_does_not_need(name: str) -> None:
     assert service["user"] not in ("root", "0", "0:0")
     assert "container_name" not in service
     assert "privileged" not in service
-    assert not any("docker.sock" in str(volume) for volume in service["volumes"])
+
+
+def test_dockers_socket_is_the_autoscalers_alone_and_only_where_asked_for() -> None:
+    with_socket = [
+        name for name, service in SERVICES.items() if "docker.sock" in str(service["volumes"])
+    ]
+    assert with_socket == ["autoscaler"]
+    assert [n for n, s in SERVICES.items() if "profiles" in s] == ["autoscaler"]
+    assert SERVICES["autoscaler"]["profiles"] == ["autoscaler"]
+    assert SERVICES["autoscaler"]["networks"] == ["backend"]
+    assert [n for n, s in SERVICES.items() if "group_add" in s] == ["autoscaler"]
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if name != "password"])
@@ -115,11 +126,11 @@ def test_only_the_gateway_can_be_reached_from_outside() -> None:
 
 
 def test_every_service_of_the_house_is_in_it() -> None:
-    built = {
-        service["build"]["args"]["SERVICE"] for service in SERVICES.values() if "build" in service
-    }
-    assert built == set(PARTS)
-    assert set(REQUIREMENTS) == {*PARTS, "verifier-gpu", "drafter-gpu"}
+    builds = [service["build"] for service in SERVICES.values() if "build" in service]
+    assert {build["args"]["SERVICE"] for build in builds if "args" in build} == set(PARTS)
+    own = [build["dockerfile"] for build in builds if "args" not in build]
+    assert own == ["deploy/autoscaler/Dockerfile"]
+    assert set(REQUIREMENTS) == {*IMAGES, "verifier-gpu", "drafter-gpu"}
 
 
 def test_draft_models_have_a_service_each() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.autoscaler.config import AutoscalerConfig
 from services.__main__ import PARTS
 from services.drafter.config import DrafterConfig
 from services.gateway.config import GatewayConfig
@@ -16,10 +17,10 @@ from services.voter.config import VoterConfig
 from shared.config import BusConfig, ProcessConfig, Settings
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "deploy/autoscaler/README.md")
 CONFIGS: list[type[Settings]] = [
     BusConfig, ProcessConfig, GatewayConfig, VerifierConfig, VoterConfig, DrafterConfig,
-    RecommenderConfig,
+    RecommenderConfig, AutoscalerConfig,
 ]  # fmt: skip
 FILES = {path.name: path for path in [*ROOT.glob("s*/**/*.py"), *ROOT.glob("models/**/*.py")]}
 
@@ -31,7 +32,7 @@ def text(document: str) -> str:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_named_exists(document: str) -> None:
     for path in re.findall(
-        r"`((?:services|shared|models|tests|benchmarks)/[\w./-]+)`", text(document)
+        r"`((?:services|shared|deploy|models|tests|benchmarks)/[\w./-]+)`", text(document)
     ):
         assert (ROOT / path).exists(), path
     for target in re.findall(r"\]\(([^)#:]+)\)", text(document)):

@@ -7,6 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 _PASS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 REQUESTS_RUNNING = Gauge("num_requests_running", "Requests that hold a cache slot")
+REQUESTS_CAPACITY = Gauge("num_requests_capacity", "Cache slots: the most that can run")
 FORWARD_PASS_SECONDS = Histogram(
     "forward_pass_seconds", "Duration of a target pass", ["kind"], buckets=_PASS_BUCKETS
 )

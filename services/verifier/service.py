@@ -56,6 +56,7 @@ class VerifierService(Service):
         )
         if config.self_test:
             await asyncio.to_thread(self._test_rows)
+        metrics.REQUESTS_CAPACITY.set(config.max_batch)
         self._engine = Engine(self._decoder, config.prefill_tokens)
         self._speculation = Speculation(
             self.bus,

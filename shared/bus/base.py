@@ -33,6 +33,15 @@ class Instance:
     attributes: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What no consumer of a topic has been handed yet: how many messages, and for how long the
+    oldest of them has waited, by the bus's clock."""
+
+    num_messages: int
+    age_s: float
+
+
 class Delivery(ABC, Generic[M]):
     """One message in the hands of one consumer, whose lease the bus renews while it is held."""
 
@@ -82,8 +91,12 @@ class Bus(ABC):
         after a crash."""
 
     @abstractmethod
+    async def backlog(self, topic: Topic[M]) -> Backlog:
+        """The messages that no consumer has been handed yet."""
+
     async def lag(self, topic: Topic[M]) -> int:
-        """Messages that no consumer has been handed yet."""
+        """How many messages no consumer has been handed yet."""
+        return (await self.backlog(topic)).num_messages
 
     @abstractmethod
     async def send(self, inboxes: Iterable[str], message: object) -> None:

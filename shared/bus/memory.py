@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from shared.bus import metrics
-from shared.bus.base import Bus, Delivery, Instance, Subscription
+from shared.bus.base import Backlog, Bus, Delivery, Instance, Subscription
 from shared.codec import decode, encode
 from shared.config import BusConfig
 from shared.errors import BusError, MessageError
@@ -43,6 +43,8 @@ class Log:
     entries: dict[int, bytes] = field(default_factory=dict)
     num_published: int = 0
     next_entry: int = 0
+    waiting_since: deque[float] = field(default_factory=deque)
+    """When each entry from `next_entry` on was published."""
     pending: dict[int, Pending] = field(default_factory=dict)
     dead: deque[tuple[bytes, str]] = field(default_factory=deque)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -75,6 +77,7 @@ class MemoryBus(Bus):
         async with log.changed:
             log.entries[log.num_published] = data
             log.num_published += 1
+            log.waiting_since.append(asyncio.get_running_loop().time())
             log.changed.notify_all()
 
     @asynccontextmanager
@@ -87,9 +90,10 @@ class MemoryBus(Bus):
             renewal.cancel()
             await asyncio.wait([renewal])
 
-    async def lag(self, topic: Topic[M]) -> int:
-        log = self.log(topic.name)
-        return log.num_published - log.next_entry
+    async def backlog(self, topic: Topic[M]) -> Backlog:
+        since = self.log(topic.name).waiting_since
+        age_s = asyncio.get_running_loop().time() - since[0] if since else 0.0
+        return Backlog(len(since), age_s)
 
     async def send(self, inboxes: Iterable[str], message: object) -> None:
         data = encode(message)
@@ -235,6 +239,7 @@ class MemorySubscription(Subscription[M]):
             return None
         entry = log.next_entry
         log.next_entry += 1
+        log.waiting_since.popleft()
         log.pending[entry] = Pending(self._consumer, now + lease_s, 1)
         return entry
 

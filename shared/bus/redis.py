@@ -12,12 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TypeVar
 
-from redis.exceptions import ResponseError
-
 from shared.bus import metrics
-from shared.bus.base import Bus, Instance, Subscription
+from shared.bus.base import Backlog, Bus, Instance, Subscription
 from shared.bus.redis_client import (
     ANNOUNCE,
+    BACKLOG,
     FIELD,
     PARTING_S,
     PUBLISH,
@@ -69,22 +68,12 @@ class RedisBus(Bus):
             await asyncio.wait([renewal])
             await subscription.leave()
 
-    async def lag(self, topic: Topic[M]) -> int:
-        key, commands = self._client.key("topic", topic.name), self._client.commands
-        try:
-            groups = await self._client.call(lambda: commands.xinfo_groups(key))
-        except BusError as error:
-            if isinstance(error.__cause__, ResponseError):
-                return 0  # the stream does not exist yet
-            raise
-        for group in groups:
-            if group["name"] == topic.group.encode() and group.get("lag") is not None:
-                return int(group["lag"])
-            # Before 7.0: what is in the stream and not pending, since the acknowledged is deleted.
-            if group["name"] == topic.group.encode():
-                length = await self._client.call(lambda: commands.xlen(key))
-                return max(0, int(length) - int(group["pending"]))
-        return int(await self._client.call(lambda: commands.xlen(key)))
+    async def backlog(self, topic: Topic[M]) -> Backlog:
+        key = self._client.key("topic", topic.name)
+        answer = await self._client.run(BACKLOG, [key], topic.group)
+        assert isinstance(answer, list)
+        num_messages, age_ms = answer
+        return Backlog(num_messages, age_ms / 1000)
 
     async def send(self, inboxes: Iterable[str], message: object) -> None:
         await self.send_bytes(inboxes, encode(message))

@@ -82,6 +82,27 @@ if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return false end
 redis.call('SET', KEYS[2], '', 'EX', ARGV[2])
 return redis.call('XADD', KEYS[1], '*', ARGV[3], ARGV[4])
 """
+# How many entries the group was not handed yet, and the age of the oldest: an entry's id begins
+# with the server's time. Servers before 7.0 know no lag; there it is what is in the stream and
+# not pending, since the acknowledged is deleted.
+BACKLOG = """
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err then return {0, 0} end
+local count, last = redis.call('XLEN', KEYS[1]), '-'
+for _, group in ipairs(groups) do
+  local of = {}
+  for i = 1, #group, 2 do of[group[i]] = group[i + 1] end
+  if of.name == ARGV[1] then
+    count = of.lag or math.max(0, count - of.pending)
+    last = '(' .. of['last-delivered-id']
+  end
+end
+local oldest = redis.call('XRANGE', KEYS[1], last, '+', 'COUNT', 1)[1]
+if not oldest then return {count, 0} end
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return {count, math.max(0, now - tonumber(string.match(oldest[1], '^%d+')))}
+"""
 # Sends the answer and forgets the entry, if this consumer still holds it. A server that has
 # forgotten the group holds nothing.
 ANSWER = """

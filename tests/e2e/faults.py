@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from tests.e2e.stack import FILES, PORTS, ROOT, Stack
+from tests.e2e.stack import FILES, ROOT, Stack, environment
 
 SERVICES = (
     *("gateway", "verifier", "voter", "drafter-small", "drafter-wide", "drafter-lookup"),
@@ -94,10 +94,10 @@ def clock_ahead(stack: Stack) -> Iterator[None]:
 @contextmanager
 def updated(stack: Stack, service: str) -> Iterator[None]:
     files = ":".join(str(file) for file in FILES)
-    environment = {"COMPOSE_FILE": files, "COMPOSE_PROJECT_NAME": stack.project, "PUBLISH": PORTS}
+    project = {"COMPOSE_FILE": files, "COMPOSE_PROJECT_NAME": stack.project}
     subprocess.run(
         [ROOT / "deploy" / "rolling-update.sh", service],
-        env={**os.environ, **environment}, cwd=ROOT, check=True, capture_output=True,
+        env={**os.environ, **environment(), **project}, cwd=ROOT, check=True, capture_output=True,
     )  # fmt: skip
     yield
 

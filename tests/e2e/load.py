@@ -93,10 +93,12 @@ class Outcome:
 
 @dataclass(slots=True)
 class Load:
-    """Requests at a steady rate while it runs, in turn to all gateways that can be reached."""
+    """Requests while it runs, in turn to all gateways that can be reached: at a steady rate, or of
+    `clients` each of which sends its next one when it has its answer."""
 
     gateways: Callable[[], Sequence[str]]
     rate: float = RATE
+    clients: int | None = None
     outcomes: list[Outcome] = field(default_factory=list)
     num_in_flight: int = 0
     _urls: list[str] = field(default_factory=list)
@@ -111,7 +113,8 @@ class Load:
             asyncio.TaskGroup() as requests,
         ):
             await self.look_for_gateways()
-            issuing = asyncio.create_task(self._issue(session, requests))
+            issue = self._issue if self.clients is None else self._keep_busy
+            issuing = asyncio.create_task(issue(session, requests))
             try:
                 yield self
             finally:
@@ -141,6 +144,16 @@ class Load:
             requests.create_task(self._settle(session, outcome))
             next_at += 1 / self.rate
             await asyncio.sleep(max(0.0, next_at - loop.time()))
+
+    async def _keep_busy(self, session: aiohttp.ClientSession, requests: asyncio.TaskGroup) -> None:
+        numbers = random.Random(0)
+        room = asyncio.Semaphore(self.clients or 0)
+        while True:
+            await room.acquire()
+            outcome = Outcome(numbers.randrange(len(CALLS)), time.monotonic())
+            self.outcomes.append(outcome)
+            task = requests.create_task(self._settle(session, outcome))
+            task.add_done_callback(lambda _: room.release())
 
     async def _settle(self, session: aiohttp.ClientSession, outcome: Outcome) -> None:
         self.num_in_flight += 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import docker
 from docker.models.containers import Container
@@ -14,9 +16,16 @@ from docker.models.networks import Network
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = (ROOT / "docker-compose.yml", ROOT / "tests" / "e2e" / "compose.yml")
-PORTS = "127.0.0.1:18080-18099"
+PORTS = os.environ.get("E2E_PORTS", "127.0.0.1:18080-18099")
+# Whoever may use Docker's socket on this machine, so may the autoscaler under test.
+SOCKET = Path("/var/run/docker.sock")
 KEYS = "{quorum}"
 PEACE = {"gateway": 2, "verifier": 2, "voter": 2, "recommender": 2}
+
+
+def environment() -> dict[str, str]:
+    """What the compose files need to be told here."""
+    return {"PUBLISH": PORTS, "DOCKER_GID": str(SOCKET.stat().st_gid)}
 
 
 class Stack:
@@ -41,7 +50,7 @@ class Stack:
             *arguments,
         ]
         ran = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, "PUBLISH": PORTS},
+            command, cwd=ROOT, env={**os.environ, **environment()},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if ran.returncode:
@@ -49,7 +58,7 @@ class Stack:
         return ran.stdout
 
     def build(self) -> None:
-        self.compose("build", "--quiet")
+        self.compose("--profile", "autoscaler", "build", "--quiet")
         self.compose("build", "--quiet", "verifier-ahead")  # from the image made just now
 
     def up(self, *services: str, scale: Mapping[str, int] | None = None) -> None:
@@ -73,6 +82,29 @@ class Stack:
         )  # fmt: skip
         attributes = [event["Actor"]["Attributes"] for event in ended]
         return {found["name"]: int(found["exitCode"]) for found in attributes}
+
+    @contextmanager
+    def recorded(self, service: str) -> Iterator[list[tuple[str, str]]]:
+        """Each start and end of the service's containers while the body runs, with the exit code.
+        Asked for later, the engine has forgotten them: it keeps few events, and every health check
+        makes some."""
+        found: list[tuple[str, str]] = []
+        labels = [f"com.docker.compose.project={self.project}",
+                  f"com.docker.compose.service={service}"]  # fmt: skip
+        filters = {"type": "container", "event": ["start", "die"], "label": labels}
+        stream = self.client.events(decode=True, filters=filters)
+
+        def read() -> None:
+            for event in stream:
+                found.append((event["Action"], event["Actor"]["Attributes"].get("exitCode", "")))
+
+        reader = Thread(target=read)
+        reader.start()
+        try:
+            yield found
+        finally:
+            stream.close()
+            reader.join()
 
     def down(self) -> None:
         self.compose("--profile", "*", "down", "-v", "--remove-orphans", "--timeout", "5")

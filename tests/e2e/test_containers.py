@@ -54,7 +54,7 @@ def test_redis_answers_nobody_without_the_password(stack: Stack) -> None:
     # Nor does anything behind the gateway reach the outside.
     script = "import socket; socket.create_connection(('192.0.2.1', 80), 3)"
     said = stack.run("verifier", f'python -c "{script}" 2>&1 || true')
-    assert "unreachable" in said
+    assert "unreachable" in said or "timed out" in said
 
 
 def test_the_voter_is_small(stack: Stack) -> None:

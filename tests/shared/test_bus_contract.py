@@ -12,7 +12,7 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 
-from shared.bus import Bus, Delivery, Instance, Subscription, connect
+from shared.bus import Backlog, Bus, Delivery, Instance, Subscription, connect
 from shared.bus.memory import MemoryBus
 from shared.bus.redis import RedisBus
 from shared.bus.redis_client import RedisClient
@@ -173,6 +173,32 @@ async def test_lag_counts_what_nobody_was_handed(bus: Bus) -> None:
     async with bus.subscribe(TOPIC) as subscription:
         await (await soon(subscription)).ack()
         assert await bus.lag(TOPIC) == 1
+
+
+async def test_a_backlog_is_as_old_as_the_oldest_message_that_nobody_was_handed(bus: Bus) -> None:
+    assert await bus.backlog(TOPIC) == Backlog(0, 0.0)
+    await bus.publish(TOPIC, request(1))
+    await until_older(bus, 0.1)
+    one_is_old = time.monotonic()
+    await bus.publish(TOPIC, request(2))
+    assert (await bus.backlog(TOPIC)).num_messages == 2
+    async with bus.subscribe(TOPIC) as subscription:
+        first = await soon(subscription)
+        left = await bus.backlog(TOPIC)
+        assert left.num_messages == 1
+        assert left.age_s <= time.monotonic() - one_is_old + 0.001
+        await until_older(bus, 0.05)
+        await (await soon(subscription)).ack()
+        assert await bus.backlog(TOPIC) == Backlog(0, 0.0), "what is in work does not wait"
+        await first.ack()
+    assert await bus.backlog(TOPIC) == Backlog(0, 0.0)
+
+
+async def until_older(bus: Bus, age_s: float) -> None:
+    """Until the oldest message that waits is older than that."""
+    give_up = time.monotonic() + 5
+    while (await bus.backlog(TOPIC)).age_s <= age_s:
+        assert time.monotonic() < give_up
 
 
 async def test_a_dead_consumers_message_is_delivered_again(bus: Bus, other: Bus) -> None:
