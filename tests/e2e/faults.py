@@ -95,10 +95,13 @@ def clock_ahead(stack: Stack) -> Iterator[None]:
 def updated(stack: Stack, service: str) -> Iterator[None]:
     files = ":".join(str(file) for file in FILES)
     project = {"COMPOSE_FILE": files, "COMPOSE_PROJECT_NAME": stack.project}
-    subprocess.run(
+    ran = subprocess.run(
         [ROOT / "deploy" / "rolling-update.sh", service],
-        env={**os.environ, **environment(), **project}, cwd=ROOT, check=True, capture_output=True,
+        env={**os.environ, **environment(), **project}, cwd=ROOT,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
+    if ran.returncode:
+        raise RuntimeError(f"{service}: {ran.stdout}{ran.stderr}")
     yield
 
 

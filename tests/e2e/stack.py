@@ -36,8 +36,9 @@ class Stack:
         self.scale = dict(scale)
         self.client = docker.from_env()
 
-    def compose(self, *arguments: str) -> str:
-        """Runs docker compose on the project; its output, or RuntimeError with it."""
+    def compose(self, *arguments: str, **more: str) -> str:
+        """Runs docker compose on the project, with `more` in its environment; its output, or
+        RuntimeError with it."""
         files = [part for file in FILES for part in ("-f", str(file))]
         command = [
             "docker",
@@ -50,7 +51,7 @@ class Stack:
             *arguments,
         ]
         ran = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **environment()},
+            command, cwd=ROOT, env={**os.environ, **environment(), **more},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         if ran.returncode:

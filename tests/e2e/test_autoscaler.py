@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.load import Load, median_latency_s, worst_latency_s
 from tests.e2e.stack import Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(300)]
 
 CLIENTS = 28
 """tests/e2e/compose.yml says why these make it three verifiers."""

@@ -24,10 +24,13 @@ MAX_INBOX = 2000
 SETTLING_S = 15.0
 
 
-# Drafters are all alike: the faults of one of them are enough where time is short.
-ALIKE = ("drafter-wide", "drafter-lookup")
+# A crash of each kind of service is what CI has time for; drafters are all alike.
+IN_CI = {
+    f"{service}: kill -9"
+    for service in ("gateway", "verifier", "voter", "drafter-small", "recommender", "redis")
+}
 CASES = [
-    pytest.param(fault, id=fault.name, marks=[pytest.mark.thorough] * fault.name.startswith(ALIKE))
+    pytest.param(fault, id=fault.name, marks=[] if fault.name in IN_CI else [pytest.mark.thorough])
     for fault in FAULTS
 ]
 

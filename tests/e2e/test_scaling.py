@@ -15,7 +15,7 @@ from docker.models.containers import Container
 from tests.e2e.load import Load
 from tests.e2e.stack import PEACE, Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(300)]
 
 MORE = {"gateway": 3, "verifier": 3, "voter": 3, "recommender": 3, "drafter-small": 3}
 WORK = {
