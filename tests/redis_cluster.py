@@ -109,9 +109,7 @@ class Watched:
 
     def __init__(self, folder: Path) -> None:
         self.master = self._server(folder / "master")
-        self.replica = self._server(
-            folder / "replica", replicaof=f"127.0.0.1 {self.master.port}", repl_diskless_sync="no"
-        )
+        self.replica = self._server(folder / "replica")
         self._sentinels = [self._sentinel(folder / f"sentinel-{n}") for n in range(3)]
 
     @property
@@ -122,6 +120,7 @@ class Watched:
         """Starts, and waits until a failover would succeed."""
         for server in (self.master, self.replica, *self._sentinels):
             await asyncio.to_thread(server.start)
+        await command(self.replica, "REPLICAOF", "127.0.0.1", self.master.port)
         await until(lambda: is_in_step(self.replica))
         await until(self._are_agreed)
 
@@ -141,9 +140,9 @@ class Watched:
                 return False
         return True
 
-    def _server(self, folder: Path, **options: str) -> RedisServer:
+    def _server(self, folder: Path) -> RedisServer:
         folder.mkdir()
-        return RedisServer(folder, **options)
+        return RedisServer(folder)
 
     def _sentinel(self, folder: Path) -> RedisServer:
         folder.mkdir()
