@@ -78,7 +78,7 @@ def process(arguments: Sequence[str], environment: dict[str, str]) -> Iterator[N
 @contextmanager
 def system(bus: str, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Base URLs of the gateway and of the verifier's metrics."""
-    gateway, monitor, redis = (_free_port() for _ in range(3))
+    gateway, monitor, redis = (free_port() for _ in range(3))
     environment = {**environment, "GATEWAY_PORT": str(gateway)}
     url = f"http://127.0.0.1:{gateway}"
     with ExitStack() as stack:
@@ -199,7 +199,8 @@ async def _until_ready(http: aiohttp.ClientSession, url: str) -> None:
         await asyncio.sleep(0.1)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

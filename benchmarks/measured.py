@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.generation import process, prompts
+from benchmarks.generation import free_port, process, prompts
 
 NUM_TOKENS = 64
 SECONDS, WARM_UP_S = 20.0, 10.0
+"""How long the load runs: measured, after the time before."""
 DRAFTERS = ("models/quorum-draft-small", "models/quorum-draft-wide", "ngram,suffix")
 LENGTH = "4"
 """Fixed, so that all runs speak of the same rounds."""
@@ -88,8 +89,7 @@ def system(num_verifiers: int) -> Iterator[System]:
     server = shutil.which("redis-server")
     if server is None:
         sys.exit("this needs redis-server on PATH")
-    ports = iter(_free_ports(16))
-    redis_port, gateway_port = next(ports), next(ports)
+    redis_port, gateway_port = free_port(), free_port()
     environment = {
         "BUS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "GATEWAY_PORT": str(gateway_port),
@@ -104,7 +104,7 @@ def system(num_verifiers: int) -> Iterator[System]:
         options = ["--port", str(redis_port), "--dir", folder, "--save", "", "--appendonly", "yes"]
         stack.enter_context(process([server, *options], {}))
         for service, models in plan:
-            port = next(ports)
+            port = free_port()
             own = {**environment, "QUORUM_MONITOR_PORT": str(port)}
             if models:
                 own["DRAFTER_MODELS"] = models
@@ -161,14 +161,6 @@ async def _measure(running: System, num_verifiers: int, at_a_time: int) -> Measu
     )
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 def _until_ready(urls: Sequence[str]) -> None:
     give_up = time.monotonic() + 60
     for url in urls:
@@ -178,4 +170,4 @@ def _until_ready(urls: Sequence[str]) -> None:
                 break
             except OSError:
                 assert time.monotonic() < give_up, f"{url} did not get ready"
-                time.sleep(0.1)
+                time.sleep(0.1)  # a process that starts sends no word when it listens

@@ -127,9 +127,9 @@ def test_only_the_gateway_can_be_reached_from_outside() -> None:
 
 def test_every_service_of_the_house_is_in_it() -> None:
     builds = [service["build"] for service in SERVICES.values() if "build" in service]
-    assert {build["args"]["SERVICE"] for build in builds if "args" in build} == set(PARTS)
-    own = [build["dockerfile"] for build in builds if "args" not in build]
-    assert own == ["deploy/autoscaler/Dockerfile"]
+    assert {build["dockerfile"] for build in builds} == {"deploy/Dockerfile"}
+    modules = {f"{b['args'].get('ROOM', 'services')}.{b['args']['SERVICE']}" for b in builds}
+    assert modules == {"deploy.autoscaler", *(f"services.{part}" for part in PARTS)}
     assert set(REQUIREMENTS) == {*IMAGES, "verifier-gpu", "drafter-gpu"}
 
 

@@ -108,8 +108,8 @@ def _address(node: Sequence[Any] | None) -> Address | None:
     return host, int(node[1])
 
 
-class _Located:
-    """Mixed into a connection: goes where the locator says."""
+class LocatedConnection(Connection):
+    """Goes to the server that the locator finds."""
 
     def __init__(self, *, locator: Locator, **options: Any) -> None:
         super().__init__(**options)
@@ -117,18 +117,22 @@ class _Located:
 
     async def _connect(self) -> None:
         self.host, self.port = await self._locator.find()
-        await super()._connect()  # type: ignore[misc]
+        await super()._connect()  # type: ignore[no-untyped-call] # redis-py annotates only a part
 
     async def read_response(self, *arguments: Any, **options: Any) -> Any:
         try:
-            return await super().read_response(*arguments, **options)  # type: ignore[misc]
+            return await super().read_response(*arguments, **options)
         except ResponseError as error:
             if not _is_misplaced(error):
                 raise
             if isinstance(error, MovedError):
                 self._locator.has_moved()
-            await self.disconnect()  # type: ignore[attr-defined]
+            await self.disconnect()
             raise ConnectionError(f"the server has lost its place: {error}") from error
+
+
+class LocatedSSLConnection(LocatedConnection, SSLConnection):
+    """As LocatedConnection, over TLS."""
 
 
 def _is_misplaced(error: ResponseError) -> bool:
@@ -136,14 +140,6 @@ def _is_misplaced(error: ResponseError) -> bool:
     before 7.0 report it as an error like any other."""
     kinds = (AskError, ClusterDownError, ReadOnlyError)
     return isinstance(error, kinds) or "-READONLY " in str(error)
-
-
-class LocatedConnection(_Located, Connection):
-    """To the server that the locator finds."""
-
-
-class LocatedSSLConnection(_Located, SSLConnection):
-    """As LocatedConnection, over TLS."""
 
 
 def connect_pool(config: BusConfig, options: Mapping[str, Any]) -> ConnectionPool:

@@ -18,6 +18,7 @@ RATE = float(os.environ.get("E2E_RATE", "18"))
 """Requests per second; by default about half of what two cores take."""
 PATIENCE_S = 90.0
 RETRY_S = 0.25
+"""A client's pause before it tries again, as Retry-After would ask of it."""
 
 PROMPTS = (
     "def read_lines(path):\n",
@@ -185,8 +186,6 @@ class Load:
             await asyncio.sleep(RETRY_S)
         elif response.status != 200:
             outcome.failure = f"{response.status}: {text}"
-        elif call.is_stream and "data: [DONE]" not in text and "error" not in text:
-            outcome.num_cut += 1
         else:
             self._read(call, text, outcome)
 
@@ -206,7 +205,10 @@ class Load:
                 outcome.failure = f"in the stream: {event['error']}"
                 return
             pieces += [c["delta"].get("content") or "" for c in event["choices"]]
-        outcome.answer = "".join(pieces)
+        if text.rstrip().endswith("data: [DONE]"):
+            outcome.answer = "".join(pieces)
+        else:
+            outcome.num_cut += 1
 
     async def look_for_gateways(self) -> None:
         """Requests go to those that run now."""
