@@ -144,7 +144,7 @@ class Load:
             self.outcomes.append(outcome)
             requests.create_task(self._settle(session, outcome))
             next_at += 1 / self.rate
-            await asyncio.sleep(max(0.0, next_at - loop.time()))
+            await asyncio.sleep(max(0.0, next_at - loop.time()))  # the rate is what is wanted
 
     async def _keep_busy(self, session: aiohttp.ClientSession, requests: asyncio.TaskGroup) -> None:
         numbers = random.Random(0)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import docker
 from docker.models.containers import Container
@@ -18,6 +18,13 @@ PORT = 18300
 FILE = ROOT / "deploy" / "swarm.yml"
 REDIS_LABEL = "quorum.redis"
 GOING_S = 60.0
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    """Asks again and again, for `GOING_S` at most: tasks end after the command that ends them."""
+    give_up = time.monotonic() + GOING_S
+    while not holds() and time.monotonic() < give_up:
+        time.sleep(0.25)
 
 
 class Swarm:
@@ -48,10 +55,11 @@ class Swarm:
 
     def down(self) -> None:
         try:
+            # A network stays, with an error, while tasks on it drain: once more when they are gone.
+            with suppress(RuntimeError):
+                self._run("docker", "stack", "rm", self.name)
+            _until(lambda: not self._find_containers())
             self._run("docker", "stack", "rm", self.name)
-            give_up = time.monotonic() + GOING_S
-            while self._find_containers() and time.monotonic() < give_up:
-                time.sleep(0.25)
             for secret in self.client.secrets.list(filters={"name": self.name}):
                 secret.remove()
             for volume in self.client.volumes.list(filters={"name": f"{self.name}_redis"}):
@@ -66,11 +74,13 @@ class Swarm:
         self._run("docker", "service", "scale", "--detach=false", *wanted)
 
     def update(self, service: str) -> None:
-        """A rolling update to what the service is already, to its end."""
+        """A rolling update to what the service is already, until the old tasks have drained."""
+        old = {container.id for container in self.containers(service)}
         self._run(
             "docker", "service", "update", "--force", "--detach=false", "--quiet",
             f"{self.name}_{service}",
         )  # fmt: skip
+        _until(lambda: not old & {container.id for container in self.containers(service)})
 
     def kill(self, service: str) -> None:
         """Kills one task's container, and waits for a healthy one in its place."""

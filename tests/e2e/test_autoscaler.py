@@ -47,6 +47,7 @@ def metric(stack: Stack, name: str, labels: str = 'service="verifier"') -> float
 
 
 async def until(condition: Callable[[], bool]) -> None:
+    """Asks again and again: neither metrics nor a list of containers tells when it changes."""
     give_up = time.monotonic() + PATIENCE_S
     while not await asyncio.to_thread(condition):
         assert time.monotonic() < give_up

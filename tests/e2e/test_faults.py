@@ -18,6 +18,7 @@ from tests.e2e.stack import Stack
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PEACE_S = 2.0
+"""Of load before the fault. All times here are how long the load runs, not waits for an event."""
 MIN_AFTER_S, MAX_AFTER_S = 5.0, 24.0
 MAX_RECOVERY_S = 15.0
 MAX_INBOX = 2000

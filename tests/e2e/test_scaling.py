@@ -54,7 +54,7 @@ async def test_replicas_join_and_leave_under_load(stack: Stack, answers: list[st
 
 
 def _seconds_to_work(service: str, container: Container) -> float:
-    """From the container's start until its metrics show work."""
+    """From the container's start until its metrics, asked again and again, show work."""
     container.reload()
     started = datetime.fromisoformat(container.attrs["State"]["StartedAt"][:26] + "+00:00")
     networks = container.attrs["NetworkSettings"]["Networks"]
