@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import docker
 from docker.models.containers import Container
@@ -55,11 +55,7 @@ class Swarm:
 
     def down(self) -> None:
         try:
-            # A network stays, with an error, while tasks on it drain: once more when they are gone.
-            with suppress(RuntimeError):
-                self._run("docker", "stack", "rm", self.name)
-            _until(lambda: not self._find_containers())
-            self._run("docker", "stack", "rm", self.name)
+            _until(self._is_removed)
             for secret in self.client.secrets.list(filters={"name": self.name}):
                 secret.remove()
             for volume in self.client.volumes.list(filters={"name": f"{self.name}_redis"}):
@@ -103,7 +99,8 @@ class Swarm:
 
     def containers(self, service: str) -> list[Container]:
         """Those of the service's tasks that run."""
-        return self._find_containers(f"com.docker.swarm.service.name={self.name}_{service}")
+        label = f"com.docker.swarm.service.name={self.name}_{service}"
+        return list(self.client.containers.list(filters={"label": label}, ignore_removed=True))
 
     def exit_codes(self, service: str) -> list[int]:
         """Of the tasks that were told to end, and did."""
@@ -143,9 +140,15 @@ class Swarm:
             labels = {name: v for name, v in spec["Labels"].items() if name != REDIS_LABEL}
             node.update(spec | {"Labels": labels})
 
-    def _find_containers(self, label: str | None = None) -> list[Container]:
-        label = label or f"com.docker.stack.namespace={self.name}"
-        return list(self.client.containers.list(filters={"label": label}, ignore_removed=True))
+    def _is_removed(self) -> bool:
+        """Removes the stack: an error while a network's tasks drain, or it is going itself."""
+        try:
+            self._run("docker", "stack", "rm", self.name)
+        except RuntimeError:
+            return False
+        label = f"com.docker.stack.namespace={self.name}"
+        # What has ended is listed too: it still holds the volume.
+        return not self.client.containers.list(all=True, filters={"label": label}, sparse=True)
 
     @staticmethod
     def _run(*command: str, **environment: str) -> None:
