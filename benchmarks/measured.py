@@ -94,6 +94,7 @@ def system(num_verifiers: int) -> Iterator[System]:
         "BUS_URL": f"redis://127.0.0.1:{redis_port}/0",
         "GATEWAY_PORT": str(gateway_port),
         "VERIFIER_NUM_THREADS": "1",
+        "VERIFIER_DRAFTING": "all",
         "VOTER_FIXED_LENGTH": LENGTH,
     }
     plan = [("gateway", ""), ("voter", ""), *(("drafter", models) for models in DRAFTERS)]

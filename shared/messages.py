@@ -24,6 +24,13 @@ class Sampling:
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)
 
+    @property
+    def is_penalized(self) -> bool:
+        """Whether a draw depends on which tokens came before."""
+        return (self.presence_penalty, self.frequency_penalty) != (0, 0) or (
+            self.repetition_penalty != 1
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
@@ -125,7 +132,8 @@ class DraftRequest:
     """verifier -> inboxes of the chosen drafters and of the chosen voter, soft.
 
     `tokens` are those of the request's context from index `start` on; `start + len(tokens)` is
-    the position to draft at. `start` is 0 for an instance that does not know the request.
+    the position to draft at. `start` is 0 for an instance that does not know the request. A token
+    that the target follows with less than the probability `price` is not worth verifying.
     """
 
     request_id: str
@@ -135,6 +143,7 @@ class DraftRequest:
     tokens: list[int]
     num_prompt_tokens: int
     speculation_length: int
+    price: float
     sampling: Sampling
     timeout_s: float
     drafters: list[str]
@@ -145,13 +154,15 @@ class DraftRequest:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """drafter -> voter, soft. `is_synced` is false where the drafter lacks the request's context;
-    it then has no tokens and the verifier sends the whole context next."""
+    """drafter -> voter, soft. `margins` say how sure the drafter is of each token, on a scale of
+    its own. `is_synced` is false where it lacks the request's context; it then has no tokens and
+    the verifier sends the whole context next."""
 
     request_id: str
     round: int
     drafter: str
     tokens: list[int]
+    margins: list[float]
     is_synced: bool
 
 
@@ -167,11 +178,14 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """voter -> verifier, soft: the winning path, who voted, and the next speculation length."""
+    """voter -> verifier, soft: the winning path, who voted, and the next speculation length.
+    `survival` has the probability that the target follows the path up to each token; none where
+    the whole path is to be verified, whatever it costs."""
 
     request_id: str
     round: int
     tokens: list[int]
+    survival: list[float]
     speculation_length: int
     votes: list[Vote]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from shared.bus import Bus, Instance
 from shared.lm.decoder import Decoder, Row
-from shared.lm.sampling import draw
+from shared.lm.sampling import Place, draw
 from shared.messages import (
     Cancelled,
     Failed,
@@ -164,5 +164,5 @@ def decode_plainly(
     while len(tokens) < len(prompt) + max_tokens:
         (logits,) = decoder.forward([Row(0, num_cached, tokens[num_cached:], 1)])
         num_cached = len(tokens)
-        tokens.append(draw(logits[-1], sampling, tokens, len(prompt)))
+        tokens += draw(logits[-1:], [Place(sampling, tokens, len(tokens), len(prompt))]).tolist()
     return tokens[len(prompt) :]

@@ -57,7 +57,7 @@ class Case:
     num_cases: int = 60
     verifier: dict[str, object] = field(default_factory=dict)
     voter: dict[str, object] = field(default_factory=lambda: {"fixed_length": 4})
-    """A fixed length, since the controller may find that drafts do not pay on this machine."""
+    """A fixed length, whole, by all: it may be that drafts do not pay on this machine."""
     bus: str = "memory"
     min_acceptance: float = 1.2
     """Mean acceptance length: a test in which nothing is accepted would show little."""
@@ -69,7 +69,10 @@ CASES = [
     Case("one drafter", drafters="small"),
     Case("lookup alone", drafters="ngram,suffix", min_acceptance=1.0),
     Case("heaviest path", voter={"walk": "heaviest-path", "fixed_length": 6}),
-    Case("adaptive length", voter={"decision_threshold": 2}, min_acceptance=1.0),
+    Case("lengths by chance and price", voter={}, min_acceptance=1.0),
+    Case("whatever pays", voter={}, verifier={"drafting": "auto"}, min_acceptance=1.0),
+    Case("climbing length", voter={"length": "climb", "decision_threshold": 2}, min_acceptance=1.0),
+    Case("greedy walk", voter={"walk": "greedy", "fixed_length": 4}),
     Case("length 1", voter={"fixed_length": 1}, verifier={"speculation_length": 1}),
     Case("length 12", voter={"fixed_length": 12}, verifier={"speculation_length": 12}),
     Case("one at a time", verifier={"max_batch": 1}, num_cases=24),
@@ -122,7 +125,8 @@ async def system(
     verifier = VerifierConfig(
         model=family.folder / "target",
         num_threads=1,
-        **{"max_batch": 8, "draft_timeout_s": 2.0, "self_test": False} | case.verifier,
+        **{"max_batch": 8, "draft_timeout_s": 2.0, "self_test": False, "drafting": "all"}
+        | case.verifier,
     )
     target = VerifierService(verifier, bus, bus_config)
     services: list[Service] = [

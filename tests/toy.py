@@ -81,13 +81,22 @@ class _Builder:
         shaped = self.add("Reshape", x, self.ints(0, 0, count, HEAD_SIZE))
         return self.add("Transpose", shaped, perm=[0, 2, 1, 3])
 
+    def rows(self, flat: str) -> str:
+        tokens = self.add("Squeeze", flat, self.ints(0))
+        return self.add("Gather", tokens, "padded_indices", axis=0)
+
+    def flat(self, rows: str, size: int) -> str:
+        turned = self.add("Transpose", rows, perm=[0, 2, 1, 3])
+        places = self.add("Reshape", turned, self.ints(-1, size))
+        tokens = self.add("Gather", places, "flat_indices", axis=0)
+        return self.add("Reshape", tokens, self.ints(1, -1, size))
+
 
 def _model(seed: int, noise: float) -> onnx.ModelProto:
     b = _Builder(seed, noise)
     angles = np.arange(MAX_CONTEXT)[:, None] / 100 ** (np.arange(HEAD_SIZE // 2) * 2 / HEAD_SIZE)
     cos = b.constant("cos", np.cos(angles).astype(np.float32))
     sin = b.constant("sin", np.sin(angles).astype(np.float32))
-    bias = b.add("Pad", "attention_bias", b.ints(0, 0, 0, 0, 0, 0, 1, 0))
     x = b.add("Gather", b.weight("embedding", VOCAB_SIZE, WIDTH, scale=10.0), "input_ids")
     caches = []
     for i in range(NUM_LAYERS):
@@ -95,7 +104,7 @@ def _model(seed: int, noise: float) -> onnx.ModelProto:
         n = b.norm(x, f"norm{i}")
         sizes = {"q": NUM_HEADS, "k": NUM_KV_HEADS, "v": NUM_KV_HEADS}
         q, k, v = (
-            b.add("MatMul", n, b.weight(f"{p}{i}", WIDTH, heads * HEAD_SIZE, scale=1.5))
+            b.rows(b.add("MatMul", n, b.weight(f"{p}{i}", WIDTH, heads * HEAD_SIZE, scale=1.5)))
             for p, heads in sizes.items()
         )
         q = b.add("RotaryEmbedding", q, cos, sin, "position_ids", num_heads=NUM_HEADS)
@@ -109,11 +118,9 @@ def _model(seed: int, noise: float) -> onnx.ModelProto:
                 output=f"present.{i}.{part}",
                 axis=2,
             )
-        padded = b.add("Pad", b.heads(q, NUM_HEADS), b.ints(0, 0, 0, 0, 0, 0, 1, 0))
-        a = b.add("Attention", padded, f"present.{i}.key", f"present.{i}.value", bias)
-        a = b.add("Slice", a, b.ints(0), b.ints(-1), b.ints(2))
-        a = b.add("Transpose", a, perm=[0, 2, 1, 3])
-        a = b.add("Reshape", a, b.ints(0, 0, NUM_HEADS * HEAD_SIZE))
+        kv = f"present.{i}.key", f"present.{i}.value"
+        a = b.add("Attention", b.heads(q, NUM_HEADS), *kv, "attention_bias")
+        a = b.flat(a, NUM_HEADS * HEAD_SIZE)
         x = b.add("Add", x, b.add("MatMul", a, b.weight(f"o{i}", NUM_HEADS * HEAD_SIZE, WIDTH)))
         h = b.add("MatMul", b.norm(x, f"mlp_norm{i}"), b.weight(f"up{i}", WIDTH, 128, scale=1.5))
         h = b.add("Mul", h, b.add("Sigmoid", h))
@@ -122,12 +129,14 @@ def _model(seed: int, noise: float) -> onnx.ModelProto:
     chosen = b.add("Gather", flat, "logit_indices", axis=0)
     b.add("MatMul", chosen, b.weight("head", WIDTH, VOCAB_SIZE, scale=3.0), output="logits")
     info, int64, float32 = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.FLOAT
-    cache = ["batch", NUM_KV_HEADS, "cache", HEAD_SIZE]
+    cache = ["rows", NUM_KV_HEADS, "cache", HEAD_SIZE]
     inputs = [
-        info("input_ids", int64, ["batch", "tokens"]),
-        info("position_ids", int64, ["batch", "tokens"]),
-        info("write_indices", int64, ["batch"]),
-        info("attention_bias", float32, ["batch", 1, "tokens", "cache"]),
+        info("input_ids", int64, [1, "tokens"]),
+        info("padded_indices", int64, ["rows", "width"]),
+        info("flat_indices", int64, ["tokens"]),
+        info("position_ids", int64, ["rows", "width"]),
+        info("write_indices", int64, ["rows"]),
+        info("attention_bias", float32, ["rows", 1, "width", "cache"]),
         info("logit_indices", int64, ["logits"]),
         *(info(name, float32, cache) for name in caches),
     ]

@@ -18,9 +18,24 @@ class Want:
     sampling: Sampling
 
 
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """What a model proposes, and how sure it is of each token: the larger the surer, on a scale
+    of its own."""
+
+    tokens: list[int]
+    margins: list[float]
+
+
+NOTHING = Proposed([], [])
+
+
 class DraftModel(Protocol):
     """Keeps the state of a bounded number of requests; the least recently used one goes first.
     Calls block and come from one thread."""
+
+    kind: str
+    """`neural`, or `lookup` for one that costs next to nothing."""
 
     def extend(
         self, request_id: str, start: int, tokens: Sequence[int], num_prompt_tokens: int
@@ -28,7 +43,7 @@ class DraftModel(Protocol):
         """Takes in the context from `start` on (0: all of it). False if that does not join what
         is known of the request; the caller then needs the whole context."""
 
-    def propose(self, wants: Sequence[Want]) -> list[list[int]]:
+    def propose(self, wants: Sequence[Want]) -> list[Proposed]:
         """A proposal for each known request, at most as long as wanted, possibly empty."""
 
     def release(self, request_id: str) -> None:
@@ -41,17 +56,19 @@ class LookupModel(Protocol):
     def extend(
         self, request_id: str, start: int, tokens: Sequence[int], num_prompt_tokens: int
     ) -> bool: ...
-    def propose(self, request_id: str, speculation_length: int) -> list[int]: ...
+    def propose(self, request_id: str, speculation_length: int) -> Proposed: ...
     def release(self, request_id: str) -> None: ...
 
 
 class Lookup:
     """A LookupModel as a DraftModel."""
 
+    kind = "lookup"
+
     def __init__(self, model: LookupModel) -> None:
         self.extend = model.extend
         self.release = model.release
         self._propose = model.propose
 
-    def propose(self, wants: Sequence[Want]) -> list[list[int]]:
+    def propose(self, wants: Sequence[Want]) -> list[Proposed]:
         return [self._propose(want.request_id, want.speculation_length) for want in wants]

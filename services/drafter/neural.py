@@ -11,11 +11,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from services.drafter.model import Want
+import numpy as np
+
+from services.drafter.model import NOTHING, Proposed, Want
 from shared.lm.decoder import Decoder, Row
-from shared.lm.sampling import draw
+from shared.lm.sampling import Place, draw_with_margins
 from shared.messages import Sampling
 
+SUREST = 99.0
+"""Largest margin told: a token that is the only one left has an infinite one."""
 JOINT_TOKENS = 16
 """New context up to this many tokens goes along in the first pass of a proposal."""
 
@@ -51,10 +55,21 @@ class Drafting:
     sampling: Sampling
     length: int
     tokens: list[int] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+
+    def place(self) -> Place:
+        """Of the next token."""
+        context = self.state.context
+        # Only penalties ask for the tokens themselves.
+        tokens = [*context, *self.tokens] if self.sampling.is_penalized else ()
+        position = len(context) + len(self.tokens)
+        return Place(self.sampling, tokens, position, self.state.num_prompt_tokens)
 
 
 class NeuralModel:
     """A DraftModel over a Decoder, of whose slots each known request holds one."""
+
+    kind = "neural"
 
     def __init__(self, decoder: Decoder, prefill_tokens: int) -> None:
         self._decoder = decoder
@@ -74,7 +89,7 @@ class NeuralModel:
         state.extend(start, tokens)
         return True
 
-    def propose(self, wants: Sequence[Want]) -> list[list[int]]:
+    def propose(self, wants: Sequence[Want]) -> list[Proposed]:
         """Drafts for all requests in step, one token of each a pass."""
         # More requests may have come in at once than there are slots: the evicted propose nothing.
         known = [want for want in wants if want.request_id in self._states]
@@ -82,12 +97,14 @@ class NeuralModel:
         self._prefill([d.state for d in drafting.values() if d.length > 0])
         while unfinished := [d for d in drafting.values() if len(d.tokens) < d.length]:
             rows = [_next_row(d) for d in unfinished]
-            for d, row, logits in zip(unfinished, rows, self._decoder.forward(rows), strict=True):
-                state = d.state
-                state.cached[row.start :] = row.tokens
-                so_far = [*state.context, *d.tokens]
-                d.tokens.append(draw(logits[-1], d.sampling, so_far, state.num_prompt_tokens))
-        return [drafting[w.request_id].tokens if w.request_id in drafting else [] for w in wants]
+            logits = np.concatenate(self._decoder.forward(rows))
+            tokens, margins = draw_with_margins(logits, [d.place() for d in unfinished])
+            for d, row, token, margin in zip(unfinished, rows, tokens, margins, strict=True):
+                d.state.cached[row.start :] = row.tokens
+                d.tokens.append(int(token))
+                d.margins.append(min(float(margin), SUREST))
+        found = {name: Proposed(d.tokens, d.margins) for name, d in drafting.items()}
+        return [found.get(want.request_id, NOTHING) for want in wants]
 
     def release(self, request_id: str) -> None:
         state = self._states.pop(request_id, None)

@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from services.drafter.model import NOTHING, Proposed
+
 MAX_N, MIN_N = 4, 2
 
 
@@ -28,9 +30,9 @@ class Index:
             for n in range(MIN_N, min(MAX_N, end) + 1):
                 self.after[tuple(self.tokens[end - n : end])] = end
 
-    def propose(self, length: int) -> list[int]:
+    def propose(self, length: int) -> Proposed:
         """At most `length` tokens; copying runs on into what it proposes, as text that repeats
-        does."""
+        does. The longer the n-gram, the surer."""
         for n in range(min(MAX_N, len(self.tokens)), MIN_N - 1, -1):
             start = self.after.get(tuple(self.tokens[-n:]))
             if start is not None:
@@ -38,8 +40,8 @@ class Index:
                 for place in range(start, start + length):
                     beyond = place - len(self.tokens)
                     proposal.append(self.tokens[place] if beyond < 0 else proposal[beyond])
-                return proposal
-        return []
+                return Proposed(proposal, [float(n)] * length)
+        return NOTHING
 
 
 class NgramModel:
@@ -66,9 +68,9 @@ class NgramModel:
             self._indices.popitem(last=False)
         return True
 
-    def propose(self, request_id: str, speculation_length: int) -> list[int]:
+    def propose(self, request_id: str, speculation_length: int) -> Proposed:
         index = self._indices.get(request_id)
-        return [] if index is None else index.propose(speculation_length)
+        return NOTHING if index is None else index.propose(speculation_length)
 
     def release(self, request_id: str) -> None:
         self._indices.pop(request_id, None)

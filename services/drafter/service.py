@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.drafter import metrics
 from services.drafter.config import DrafterConfig
-from services.drafter.model import DraftModel, Lookup, Want
+from services.drafter.model import NOTHING, DraftModel, Lookup, Proposed, Want
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
@@ -47,7 +47,7 @@ class DrafterService(Service):
     async def serve(self) -> None:
         """Works until drained; proposals are soft, so there is nothing to finish."""
         async with background(self._draft(), self.read_inbox(self._receive)):
-            await self.announce({})
+            await self.announce({"kind": self._model.kind})
             await self.draining.wait()
 
     async def _receive(self, message: object) -> None:
@@ -89,22 +89,23 @@ class DrafterService(Service):
         proposed = self._model.propose(
             [Want(r.request_id, r.speculation_length, r.sampling) for r in synced]
         )
-        tokens = {r.request_id: t for r, t in zip(synced, proposed, strict=True)}
-        metrics.PROPOSED_TOKENS.labels(self.name).inc(sum(map(len, proposed)))
+        found = {r.request_id: p for r, p in zip(synced, proposed, strict=True)}
+        metrics.PROPOSED_TOKENS.labels(self.name).inc(sum(len(p.tokens) for p in proposed))
         metrics.UNSYNCED.labels(self.name).inc(len(newest) - len(synced))
         return [
-            (
-                request,
-                Proposal(
-                    request.request_id,
-                    request.round,
-                    self.name,
-                    tokens.get(request.request_id, []),
-                    is_synced,
-                ),
-            )
+            (request, self._proposal(request, found.get(request.request_id, NOTHING), is_synced))
             for request, is_synced in newest.values()
         ]
+
+    def _proposal(self, request: DraftRequest, proposed: Proposed, is_synced: bool) -> Proposal:
+        return Proposal(
+            request.request_id,
+            request.round,
+            self.name,
+            proposed.tokens,
+            proposed.margins,
+            is_synced,
+        )
 
 
 def build(config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:

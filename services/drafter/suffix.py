@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import log
+
+from services.drafter.model import Proposed
 
 MIN_MATCH = 2
 """Tokens that must agree before a continuation is trusted."""
@@ -135,12 +138,14 @@ class SuffixModel:
             self._followed.popitem(last=False)
         return True
 
-    def propose(self, request_id: str, speculation_length: int) -> list[int]:
-        """What followed most often, token by token; ties to the lowest token id."""
+    def propose(self, request_id: str, speculation_length: int) -> Proposed:
+        """What followed most often, token by token; ties to the lowest token id. The margin is
+        the logarithm of how many more times than anything else."""
         followed = self._followed.get(request_id)
         history = self._history
         places = [] if followed is None else history.find(followed.tail)
         proposal: list[int] = []
+        margins: list[float] = []
         while len(proposal) < speculation_length:
             followers = [after for p in places if (after := history.next(p)) != _NONE]
             counts = Counter(history.token(after) for after in followers)
@@ -148,8 +153,9 @@ class SuffixModel:
             if not followers or count < MIN_SHARE * len(places):
                 break
             proposal.append(token)
+            margins.append(log((count + 0.5) / (len(places) - count + 0.5)))
             places = [after for after in followers if history.token(after) == token]
-        return proposal
+        return Proposed(proposal, margins)
 
     def release(self, request_id: str) -> None:
         self._followed.pop(request_id, None)

@@ -8,28 +8,47 @@ with exactly the target's probability of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from shared.lm.sampling import FloatArray, draw
+import numpy as np
+
+from shared.lm.sampling import FloatArray, Place, draw
 from shared.messages import Sampling
+from shared.tokens import common_length
 
 
-def accept(
-    logits: FloatArray,
-    draft: Sequence[int],
-    context: Sequence[int],
-    num_prompt_tokens: int,
-    sampling: Sampling,
-) -> list[int]:
-    """The tokens that one target pass over `draft` yields: the accepted ones and one more.
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """One request's draft, all tokens before it, and how the target draws."""
 
-    `logits` [len(draft) + 1, V] are the target's at the positions of the draft and after it;
-    `context` are all tokens before the draft. At least one token is returned: the correction
-    where the draft ends being right, or the bonus token after a draft that is right throughout.
+    draft: Sequence[int]
+    context: Sequence[int]
+    num_prompt_tokens: int
+    sampling: Sampling
+
+
+def accept(logits: Sequence[FloatArray], drafted: Sequence[Drafted]) -> list[list[int]]:
+    """The tokens that one target pass yields for each draft: the accepted ones and one more.
+
+    `logits` [len(draft) + 1, V] of each are the target's at the positions of the draft and after
+    it. At least one token each is returned: the correction where the draft ends being right, or
+    the bonus token after a draft that is right throughout.
     """
-    tokens = list(context)
-    for position, row in enumerate(logits):
-        token = draw(row, sampling, tokens, num_prompt_tokens)
-        tokens.append(token)
-        if position == len(draft) or token != draft[position]:
-            break
-    return tokens[len(context) :]
+    places = [place for d in drafted for place in _places(d)]
+    drawn = draw(np.concatenate(logits), places).tolist() if places else []
+    emitted = []
+    start = 0
+    for d in drafted:
+        own = drawn[start : start + len(d.draft) + 1]
+        start += len(own)
+        emitted.append(own[: common_length(d.draft, own) + 1])
+    return emitted
+
+
+def _places(drafted: Drafted) -> list[Place]:
+    """Of each token of the draft, and of the one behind it."""
+    tokens = [*drafted.context, *drafted.draft]
+    return [
+        Place(drafted.sampling, tokens, position, drafted.num_prompt_tokens)
+        for position in range(len(drafted.context), len(tokens) + 1)
+    ]

@@ -21,6 +21,12 @@ class VerifierConfig(Settings):
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")
     num_threads: int = Field(0, ge=0, description="of the forward pass; 0: one per core")
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
+    prefill_delay_s: float = Field(
+        0.05, gt=0, description="that a prompt may add to a pass of others"
+    )
+    drafting: Literal["auto", "all", "lookup", "none"] = Field(
+        "auto", description="who drafts; auto: whatever is fastest at the load"
+    )
     speculation_length: int = Field(4, ge=0, le=64, description="of a request's first round")
     max_speculation_length: int = Field(12, ge=0, le=64, description="0: plain decoding only")
     draft_timeout_s: float = Field(0.2, gt=0, description="a later draft is not waited for")

@@ -1,8 +1,8 @@
 """Continuous batching of forward passes over the target model.
 
-One thread runs the passes. A pass holds either the drafts of all requests that have one ready, or
-the next prompt chunks of requests that are not prefilled yet; the two kinds take turns when both
-wait, so neither starves. Knows sessions and the decoder; not the bus, not the drafters.
+One thread runs the passes. A pass holds the drafts of all requests that have one ready, cut to
+what pays (draft_lengths.py), and beside them as much of the prompts that wait as does not hold the
+others up. Knows sessions and the decoder; not the bus, not the drafters.
 """
 
 from __future__ import annotations
@@ -16,19 +16,16 @@ from dataclasses import dataclass
 
 from services.verifier import metrics
 from services.verifier.acceptance import accept
+from services.verifier.batch import Job, Limits, Share, Verified, compose
+from services.verifier.draft_lengths import token_price
+from services.verifier.drafting import WAYS, Drafting, Way
+from services.verifier.pace import Absence, Usual
+from services.verifier.pass_cost import SIZES, PassCost
 from services.verifier.session import Session, Took
 from shared.lm.decoder import Decoder, Row
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Job:
-    """One request's share of a pass: tokens behind those in its cache, the draft last."""
-
-    session: Session
-    tokens: Sequence[int]
-    draft: Sequence[int] | None
-    """None in a prefill, which wants no logits."""
-    done: asyncio.Future[tuple[list[int], Took]]
+_MEASURING_S = 3.0
+_FEWEST_SIZES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +43,41 @@ class Engine:
     Sessions sit in slots 0 to n-1 without a gap: the decoder binds the first rows of its buffers.
     """
 
-    def __init__(self, decoder: Decoder, prefill_tokens: int) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        cost: PassCost,
+        limits: Limits,
+        ways: Sequence[Way] = WAYS,
+    ) -> None:
         self._decoder = decoder
-        self._prefill_tokens = prefill_tokens
+        self._cost = cost
+        self._drafting = Drafting(ways, lambda num_running: num_running / cost.seconds(num_running))
+        self._limits = limits
         self._thread = ThreadPoolExecutor(1, "forward-pass")
         self._jobs: list[Job] = []
         self._wanted = asyncio.Event()
         self._seated: list[Session] = []
         self._moves: list[Move] = []
-        self._prefilled_last = False
+        self._ended: float | None = None
+        """When the last pass did, if requests have been in work ever since."""
+        self._usual = Usual()
+        self._away: dict[str, float] = {}
+        """When each request that is between two passes was answered."""
+        self._absence = Absence()
+        self._arrived = asyncio.Event()
+
+    @property
+    def way(self) -> Way:
+        """Who is to draft at the load of the moment."""
+        return self._drafting.way(len(self._seated))
+
+    @property
+    def price(self) -> float:
+        """The probability of acceptance from which on a draft token pays at the load of the
+        moment, at most 1."""
+        usual = self._usual
+        return min(1.0, token_price(usual.num_emitted, round(usual.num_tokens), self._cost.seconds))
 
     @contextmanager
     def seat(self, session: Session) -> Iterator[None]:
@@ -65,110 +88,146 @@ class Engine:
         try:
             yield
         finally:
+            self._away.pop(session.id, None)
             last = self._seated.pop()
             if last is not session:
                 self._seated[session.slot] = last
                 self._moves.append(Move(last.slot, session.slot, last))
                 last.slot = session.slot
+            if not self._seated:
+                self._ended = None
             metrics.REQUESTS_RUNNING.set(len(self._seated))
 
     async def prefill(self, session: Session) -> None:
-        """Brings the next chunk of the context into the cache, between the passes of others. The
-        last token is left to `verify`."""
-        end = session.num_cached + min(session.num_uncached - 1, self._prefill_tokens)
-        await self._submit(session, session.tokens[session.num_cached : end], None)
+        """Brings the next of the context into the cache, beside the passes of others. The last
+        token is left to `verify`."""
+        await self._submit(session, None, ())
 
-    async def verify(self, session: Session, draft: Sequence[int]) -> tuple[list[int], Took]:
-        """One target pass over the draft: the tokens that the target emits, and the cost."""
-        return await self._submit(session, [*session.tokens[session.num_cached :], *draft], draft)
+    async def verify(
+        self, session: Session, draft: Sequence[int], survival: Sequence[float]
+    ) -> Verified:
+        """One target pass over as much of the draft as pays."""
+        return await self._submit(session, draft, survival)
 
     async def run(self) -> None:
         """Runs passes as long as there are jobs, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await self._wanted.wait()
-            batch = self._take()
-            if not batch:
+            if self.way.num_lanes == 1:
+                await self._gather()
+            shares = self._take()
+            if not shares:
                 continue
-            rows = [_row(job) for job in batch]
+            rows = [share.row() for share in shares]
             moves = [(m.source, m.target, m.session.num_cached) for m in self._moves]
             self._moves.clear()
             try:
                 results, took = await loop.run_in_executor(
-                    self._thread, self._forward, moves, rows, batch
+                    self._thread, self._forward, moves, rows, shares
                 )
             except Exception as error:  # a failed pass fails its requests, not the engine
-                for job in batch:
-                    if not job.done.done():
-                        job.done.set_exception(error)
+                for share in shares:
+                    if not share.job.done.done():
+                        share.job.done.set_exception(error)
                 continue
-            for job, emitted in zip(batch, results, strict=True):
+            self._account(shares, results, took)
+            for share, emitted in zip(shares, results, strict=True):
                 # The last emitted token is not in the cache: the pass ended before it.
-                num_rejected = 0 if job.draft is None else len(job.draft) + 1 - len(emitted)
-                job.session.num_cached += len(job.tokens) - num_rejected
-                if not job.done.done():
-                    job.done.set_result((emitted, took))
+                num_rejected = len(share.draft) + 1 - len(emitted) if emitted else 0
+                share.job.session.num_cached += len(share.tokens) - num_rejected
+                if not share.job.done.done():
+                    share.job.done.set_result(Verified(share.draft, emitted, took))
+                    self._away[share.job.session.id] = loop.time()
+
+    def _account(
+        self, shares: Sequence[Share], results: Sequence[Sequence[int]], took: Took
+    ) -> None:
+        """Learns what passes cost and bring."""
+        num_tokens = sum(len(share.tokens) for share in shares)
+        self._cost.observe(num_tokens, took.duration_s)
+        now = asyncio.get_running_loop().time()
+        num_emitted = sum(map(len, results))
+        if num_emitted:
+            self._usual.observe(num_emitted, num_tokens)
+            if self._ended is not None:
+                self._drafting.observe(took.num_running, num_emitted, now - self._ended)
+        if num_emitted or self._ended is None:
+            self._ended = now
 
     def close(self) -> None:
         """Waits for the pass in flight and ends the thread."""
         self._thread.shutdown()
 
     async def _submit(
-        self, session: Session, tokens: Sequence[int], draft: Sequence[int] | None
-    ) -> tuple[list[int], Took]:
-        done: asyncio.Future[tuple[list[int], Took]] = asyncio.get_running_loop().create_future()
-        self._jobs.append(Job(session, tokens, draft, done))
+        self, session: Session, draft: Sequence[int] | None, survival: Sequence[float]
+    ) -> Verified:
+        done: asyncio.Future[Verified] = asyncio.get_running_loop().create_future()
+        self._jobs.append(Job(session, draft, survival, done))
+        left = self._away.pop(session.id, None)
+        if left is not None:
+            self._absence.observe(asyncio.get_running_loop().time() - left)
         self._wanted.set()
+        self._arrived.set()
         return await done
 
-    def _take(self) -> list[Job]:
-        """The jobs of the next pass, none if all were cancelled."""
+    async def _gather(self) -> None:
+        """Waits for the requests of the last passes, which are on their way back with new drafts:
+        one pass for all costs less than two. Who stays away for long is not waited for."""
+        loop = asyncio.get_running_loop()
+        while self._away:
+            patience_s = max(self._away.values()) + self._absence.most() - loop.time()
+            if patience_s <= 0:
+                break
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                break
+
+    def _take(self) -> list[Share]:
+        """What the next pass holds, nothing if all jobs were cancelled."""
         waiting = [job for job in self._jobs if not job.done.cancelled()]
-        prefills = [job for job in waiting if job.draft is None]
-        verifications = [job for job in waiting if job.draft is not None]
-        self._prefilled_last = bool(prefills) and not (verifications and self._prefilled_last)
-        taken = self._fitting(prefills) if self._prefilled_last else verifications
+        shares = compose(waiting, self._cost, self._limits)
+        taken = [share.job for share in shares]
         self._jobs = [job for job in waiting if job not in taken]
         if not self._jobs:
             self._wanted.clear()
-        return taken
-
-    def _fitting(self, prefills: list[Job]) -> list[Job]:
-        """The first prefills whose padded pass stays within `prefill_tokens`."""
-        longest = 0
-        for count, job in enumerate(prefills):
-            longest = max(longest, len(job.tokens))
-            if count and longest * (count + 1) > self._prefill_tokens:
-                return prefills[:count]
-        return prefills
+        return shares
 
     def _forward(
-        self, moves: list[tuple[int, int, int]], rows: list[Row], batch: list[Job]
+        self, moves: Sequence[tuple[int, int, int]], rows: Sequence[Row], shares: Sequence[Share]
     ) -> tuple[list[list[int]], Took]:
-        """On the engine's thread: the pass, and the target's tokens for each job."""
+        """On the engine's thread: the pass, and the target's tokens for each share."""
         for source, target, length in moves:
             self._decoder.move(source, target, length)
         started = time.perf_counter()
         logits = self._decoder.forward(rows)
-        duration_s = time.perf_counter() - started
-        kind = "prefill" if batch[0].draft is None else "decode"
-        metrics.FORWARD_PASS_SECONDS.labels(kind).observe(duration_s)
-        metrics.FORWARD_PASS_ROWS.labels(kind).observe(len(batch))
-        emitted = [
-            []
-            if job.draft is None
-            else accept(
-                rows_logits,
-                job.draft,
-                job.session.tokens,
-                job.session.num_prompt_tokens,
-                job.session.request.sampling,
-            )
-            for job, rows_logits in zip(batch, logits, strict=True)
-        ]
-        return emitted, Took(duration_s, len(self._seated))
+        forward_s = time.perf_counter() - started
+        wanted = [n for n, share in enumerate(shares) if share.job.draft is not None]
+        accepted = accept([logits[n] for n in wanted], [shares[n].drafted() for n in wanted])
+        emitted: list[list[int]] = [[] for _ in shares]
+        for n, tokens in zip(wanted, accepted, strict=True):
+            emitted[n] = tokens
+        kind = "decode" if wanted else "prefill"
+        metrics.FORWARD_PASS_SECONDS.labels(kind).observe(forward_s)
+        metrics.FORWARD_PASS_ROWS.labels(kind).observe(len(rows))
+        return emitted, Took(forward_s, len(self._seated))
 
 
-def _row(job: Job) -> Row:
-    num_logits = 0 if job.draft is None else len(job.draft) + 1
-    return Row(job.session.slot, job.session.num_cached, job.tokens, num_logits)
+def measure_cost(decoder: Decoder) -> PassCost:
+    """Runs passes of several sizes, as many as there is time for. Overwrites the cache."""
+    measured: dict[int, float] = {}
+    give_up = time.perf_counter() + _MEASURING_S
+    for size in (size for size in SIZES if size <= decoder.manifest.max_context):
+        if len(measured) >= _FEWEST_SIZES and time.perf_counter() > give_up:
+            break
+        row = Row(0, 0, [0] * size, 2)
+        durations = []
+        for _ in range(3):
+            started = time.perf_counter()
+            decoder.forward([row])
+            durations.append(time.perf_counter() - started)
+        measured[size] = min(durations)
+    return PassCost(measured)

@@ -1,9 +1,9 @@
 """From the graph that onnxruntime-genai's builder writes to ours (ARCHITECTURE.md, "The decoder
 graph"): ragged batches, KV cache updated in place, logits for chosen positions only.
 
-Each GroupQueryAttention becomes RotaryEmbedding, TensorScatter and Attention of opset 24.
-Attention always sees one query row more than there are tokens: for a single query row it would
-take another kernel, whose bits differ, and a token's logits must not depend on its company.
+Each GroupQueryAttention becomes RotaryEmbedding, TensorScatter and Attention of opset 24. Only they
+see the batch as rows, padded to the longest; all else works on the tokens of all rows in one flat
+line, so that a pass costs what its tokens cost.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Rewriter:
         self._graph = model.graph
         self._head_size = head_size
         self._nodes: list[onnx.NodeProto] = []
-        self._biases: dict[int | None, str] = {}
+        self._biases: dict[int, str] = {}
 
     def run(self, windows: Sequence[int | None]) -> None:
         attentions = [n for n in self._graph.node if n.op_type == "GroupQueryAttention"]
@@ -59,14 +59,16 @@ class Rewriter:
         self._model.ir_version = IR_VERSION
 
     def _declare_inputs(self) -> None:
-        kept = [i for i in self._graph.input if i.name not in ("attention_mask", "position_ids")]
+        kept = [i for i in self._graph.input if i.name.startswith(("input_ids", "past_key_values"))]
         del self._graph.input[:]
         self._graph.input.extend(kept)
         int64, float32 = TensorProto.INT64, TensorProto.FLOAT
         declared = (
-            ("position_ids", int64, ["batch", "tokens"]),
-            ("write_indices", int64, ["batch"]),
-            ("attention_bias", float32, ["batch", 1, "tokens", "cache"]),
+            ("padded_indices", int64, ["rows", "width"]),
+            ("flat_indices", int64, ["tokens"]),
+            ("position_ids", int64, ["rows", "width"]),
+            ("write_indices", int64, ["rows"]),
+            ("attention_bias", float32, ["rows", 1, "width", "cache"]),
             ("logit_indices", int64, ["logits"]),
         )
         self._graph.input.extend(
@@ -75,10 +77,10 @@ class Rewriter:
         for value in (*self._graph.input, *self._graph.output):
             if value.name.startswith(("past_key_values", "present")):
                 dims = value.type.tensor_type.shape.dim
-                dims[0].dim_param, dims[2].dim_param = "batch", "cache"
+                dims[0].dim_param, dims[2].dim_param = "rows", "cache"
                 dims[3].dim_value = self._head_size
             if value.name == "input_ids":
-                value.type.CopyFrom(helper.make_tensor_type_proto(int64, ["batch", "tokens"]))
+                value.type.CopyFrom(helper.make_tensor_type_proto(int64, [1, "tokens"]))
 
     def _attention(self, node: onnx.NodeProto, window: int | None) -> None:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -93,41 +95,40 @@ class Rewriter:
         attended, present_key, present_value = node.output[:3]
         self._scatter(past_key, self._heads(key, num_kv_heads), present_key)
         self._scatter(past_value, self._heads(value, num_kv_heads), present_value)
-        padded = self._add(
-            "Pad",
-            [self._heads(query, num_heads), self._ints("one_row", [0, 0, 0, 0, 0, 0, 1, 0])],
-        )
         options: dict[str, float] = {"scale": attributes["scale"]}
         if attributes.get("softcap", 0.0) > 0.0:
             options["softcap"] = attributes["softcap"]
+        queries = self._heads(query, num_heads)
         scores = self._add(
-            "Attention", [padded, present_key, present_value, self._bias(window)], **options
+            "Attention", [queries, present_key, present_value, self._bias(window)], **options
         )
-        rows = self._add(
-            "Slice",
-            [
-                scores,
-                self._ints("first", [0]),
-                self._ints("but_last", [-1]),
-                self._ints("axis", [2]),
-            ],
-        )
-        transposed = self._add("Transpose", [rows], perm=[0, 2, 1, 3])
-        merged = self._ints("merged", [0, 0, num_heads * self._head_size])
-        self._nodes.append(helper.make_node("Reshape", [transposed, merged], [attended]))
+        transposed = self._add("Transpose", [scores], perm=[0, 2, 1, 3])
+        size = num_heads * self._head_size
+        places = self._add("Reshape", [transposed, self._ints("places", [-1, size])])
+        flat = self._add("Gather", [places, "flat_indices"], axis=0)
+        line = self._ints("line", [1, -1, size])
+        self._nodes.append(helper.make_node("Reshape", [flat, line], [attended]))
 
     def _split(
         self, node: onnx.NodeProto, num_heads: int, num_kv_heads: int
     ) -> tuple[str, str, str]:
-        """Query, key and value [B, T, heads * head size], from one packed input or from three."""
+        """Query, key and value as rows [B, T, heads * head size], from one packed input or from
+        three, which are flat."""
         if node.input[1]:
-            return node.input[0], node.input[1], node.input[2]
+            query, key, value = (self._rows(name) for name in node.input[:3])
+            return query, key, value
         sizes = [n * self._head_size for n in (num_heads, num_kv_heads, num_kv_heads)]
         outputs = [f"{node.name}/{part}" for part in ("query", "key", "value")]
+        rows = self._rows(node.input[0])
         self._nodes.append(
-            helper.make_node("Split", [node.input[0], self._ints("split", sizes)], outputs, axis=-1)
+            helper.make_node("Split", [rows, self._ints("split", sizes)], outputs, axis=-1)
         )
         return outputs[0], outputs[1], outputs[2]
+
+    def _rows(self, flat: str) -> str:
+        """[1, N, size] to [B, T, size]; what pads a short row is some token's."""
+        tokens = self._add("Squeeze", [flat, self._ints("only", [0])])
+        return self._add("Gather", [tokens, "padded_indices"], axis=0)
 
     def _rotate(
         self, node: onnx.NodeProto, name: str, cos: str, sin: str, heads: int, interleaved: int
@@ -155,11 +156,11 @@ class Rewriter:
         )
 
     def _bias(self, window: int | None) -> str:
-        """The mask with the padded row, narrowed to a sliding window where there is one."""
+        """The mask, narrowed to a sliding window where there is one."""
+        if window is None:
+            return "attention_bias"
         if window not in self._biases:
-            bias = "attention_bias" if window is None else self._windowed(window)
-            pads = self._ints("one_row", [0, 0, 0, 0, 0, 0, 1, 0])
-            self._biases[window] = self._add("Pad", [bias, pads])
+            self._biases[window] = self._windowed(window)
         return self._biases[window]
 
     def _windowed(self, window: int) -> str:

@@ -13,8 +13,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from services.verifier import metrics
+from services.verifier.batch import Limits
 from services.verifier.config import VerifierConfig
-from services.verifier.engine import Engine
+from services.verifier.drafting import WAYS
+from services.verifier.engine import Engine, measure_cost
 from services.verifier.session import Session
 from services.verifier.speculation import Speculation
 from shared.bus.base import Bus
@@ -57,7 +59,13 @@ class VerifierService(Service):
         if config.self_test:
             await asyncio.to_thread(self._test_rows)
         metrics.REQUESTS_CAPACITY.set(config.max_batch)
-        self._engine = Engine(self._decoder, config.prefill_tokens)
+        cost = await asyncio.to_thread(measure_cost, self._decoder)
+        self._engine = Engine(
+            self._decoder,
+            cost,
+            Limits(config.prefill_tokens, config.prefill_delay_s),
+            [way for way in WAYS if config.drafting in ("auto", way.drafters)],
+        )
         self._speculation = Speculation(
             self.bus,
             self.registry,
@@ -104,12 +112,14 @@ class VerifierService(Service):
                         await self._send_tokens(request, session.num_output_tokens, [])
                         continue
                     began = time.perf_counter()
-                    draft = await self._speculation.draft(session)
+                    draft = await self._speculation.draft(
+                        session, self._engine.way.drafters, self._engine.price
+                    )
                     offset = session.num_output_tokens
-                    tokens, took = await self._engine.verify(session, draft.tokens)
-                    emitted = session.emit(tokens)
+                    verified = await self._engine.verify(session, draft.tokens, draft.survival)
+                    emitted = session.emit(verified.tokens)
                     round_s = time.perf_counter() - began
-                    session.settle(draft.tokens, draft.votes, emitted, took, round_s)
+                    session.settle(verified.draft, draft.votes, emitted, verified.took, round_s)
                     await self._send_tokens(request, offset, emitted)
         finally:
             del self._sessions[session.id]

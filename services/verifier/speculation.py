@@ -13,6 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from services.verifier import metrics
+from services.verifier.drafting import Drafters
 from services.verifier.session import Session
 from shared.bus.base import Bus, Instance
 from shared.messages import Draft, DraftRequest, Release
@@ -48,12 +49,15 @@ class Speculation:
         self._silent: set[str] = set()
         """Inboxes of voters that were waited for in vain and have said nothing since."""
 
-    async def draft(self, session: Session) -> Draft:
-        """The draft of the session's round; an empty one if there is none to be had in time."""
-        nothing = Draft(session.id, session.round, [], session.speculation_length, [])
+    async def draft(self, session: Session, wanted: Drafters, price: float) -> Draft:
+        """The draft of the session's round; an empty one if there is none to be had in time.
+        `price` is the probability of acceptance from which on a token pays."""
+        nothing = Draft(session.id, session.round, [], [], session.speculation_length, [])
+        if wanted == "none":
+            return nothing
         length = min(session.speculation_length, self._max_length, session.num_remaining_tokens - 1)
         voters = self._registry.live("voter")
-        drafters = self._choose_drafters(session)
+        drafters = self._choose_drafters(session, wanted)
         # A last token needs no draft; without drafters or a voter there is none to be had.
         if not (voters and drafters and self._max_length and session.num_remaining_tokens > 1):
             return nothing
@@ -62,7 +66,7 @@ class Speculation:
         voter = rendezvous(session.id, self._heard(voters) or voters)
         arrival: asyncio.Future[Draft] = asyncio.get_running_loop().create_future()
         self._rounds[session.id] = (session, voter, arrival)
-        await self._ask(session, voter, drafters if length else [], length)
+        await self._ask(session, voter, drafters if length else [], length, price)
         if length == 0:
             # Plain decoding: the voter's answer may raise the length later; nobody waits for it.
             session.next_plain_report = session.round + _PLAIN_ROUNDS
@@ -110,20 +114,26 @@ class Speculation:
     def _bounded(self, draft: Draft, length: int) -> Draft:
         """The draft up to what was asked for and what is a token: others' faults end here."""
         tokens = list(takewhile(lambda t: 0 <= t < self._vocab_size, draft.tokens[:length]))
-        return replace(draft, tokens=tokens)
+        return replace(draft, tokens=tokens, survival=draft.survival[: len(tokens)])
 
     def _heard(self, voters: list[Instance]) -> list[Instance]:
         self._silent.intersection_update(voter.inbox for voter in voters)
         return [voter for voter in voters if voter.inbox not in self._silent]
 
-    def _choose_drafters(self, session: Session) -> list[Instance]:
+    def _choose_drafters(self, session: Session, wanted: Drafters) -> list[Instance]:
         by_name: dict[str, list[Instance]] = {}
         for instance in self._registry.live("drafter"):
-            by_name.setdefault(instance.name, []).append(instance)
+            if wanted == "all" or instance.attributes.get("kind") == wanted:
+                by_name.setdefault(instance.name, []).append(instance)
         return [rendezvous(session.id, instances) for instances in by_name.values()]
 
     async def _ask(
-        self, session: Session, voter: Instance, drafters: list[Instance], length: int
+        self,
+        session: Session,
+        voter: Instance,
+        drafters: list[Instance],
+        length: int,
+        price: float,
     ) -> None:
         """One message to all, or one for each point from which some lack the context."""
         inboxes = [voter.inbox, *(drafter.inbox for drafter in drafters)]
@@ -136,6 +146,7 @@ class Speculation:
                 tokens=session.tokens[start:],
                 num_prompt_tokens=session.num_prompt_tokens,
                 speculation_length=length,
+                price=price,
                 sampling=session.request.sampling,
                 timeout_s=self._timeout_s * _VOTER_SHARE,
                 drafters=[drafter.name for drafter in drafters],

@@ -15,12 +15,12 @@ class VoterConfig(Settings):
 
     model_config = SettingsConfigDict(env_prefix="VOTER_", frozen=True, extra="forbid")
 
-    walk: Literal["greedy", "heaviest-path"] = "greedy"
+    walk: Literal["learned", "greedy", "heaviest-path"] = "learned"
     quorum: int = Field(0, ge=0, description="proposals that suffice; 0: all that were asked")
-    fixed_length: int | None = Field(None, ge=0, le=64, description="instead of the controller")
-    cost: Literal["round", "pass"] = Field(
-        "round", description="what a length is judged by: the whole round, or the target's pass"
+    length: Literal["useful", "climb"] = Field(
+        "useful", description="by each token's chance and price, or as in the paper: for all alike"
     )
+    fixed_length: int | None = Field(None, ge=0, le=64, description="instead of either")
     initial_length: int = Field(4, ge=0, le=64)
     max_length: int = Field(12, ge=0, le=64)
     decision_threshold: int = Field(16, ge=1, description="rounds between changes of length")

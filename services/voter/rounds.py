@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from services.voter import metrics
+from services.voter.estimator import Opinion
 from shared.messages import DraftRequest, Proposal, Release
+from shared.tokens import common_length
 
 MAX_EARLY = 1024
 MAX_TOKEN = 1 << 31
+EASE_RATE = 0.3
 
 
 @dataclass(slots=True)
@@ -26,6 +29,8 @@ class Round:
     proposals: dict[str, Proposal] = field(default_factory=dict)
     draft: list[int] | None = None
     """Set when the round is closed."""
+    ease: float = 0.5
+    """Share of its drafts that the request had accepted lately."""
     silent: set[str] = field(default_factory=set)
     """Drafters that were waited for in vain, and have said nothing about the request since."""
 
@@ -41,6 +46,19 @@ class Round:
     def give_up(self) -> None:
         """The deadline has passed: whoever is missing is not waited for again until heard."""
         self.silent |= set(self.request.drafters) - set(self.proposals)
+
+    @property
+    def opinions(self) -> list[Opinion]:
+        """What was proposed, in an order that does not depend on who was first."""
+        return [Opinion(name, p.tokens, p.margins) for name, p in sorted(self.proposals.items())]
+
+    def learn_ease(self, emitted: Sequence[int]) -> None:
+        """Takes in how far the target followed the draft."""
+        draft = self.draft or []
+        num_agreed = common_length(draft, emitted)
+        num_compared = min(len(draft), len(emitted), num_agreed + 1)
+        if num_compared:
+            self.ease += EASE_RATE * (num_agreed / num_compared - self.ease)
 
     def emitted(self, start: int, tokens: Sequence[int]) -> Sequence[int] | None:
         """The target's tokens from this round's position on, as a later message tells them."""
@@ -117,11 +135,11 @@ def _checked(proposal: Proposal, request: DraftRequest) -> Proposal:
     """The proposal; without its tokens where they cannot be what was asked for. It still counts
     as an answer: nobody is to wait for a drafter that is broken."""
     is_sound = (
-        len(proposal.tokens) <= request.speculation_length
+        len(proposal.margins) == len(proposal.tokens) <= request.speculation_length
         and all(0 <= token < MAX_TOKEN for token in proposal.tokens)
         and (proposal.is_synced or not proposal.tokens)
     )
     if is_sound:
         return proposal
     metrics.BAD_PROPOSALS.labels(proposal.drafter).inc()
-    return replace(proposal, tokens=[])
+    return replace(proposal, tokens=[], margins=[])

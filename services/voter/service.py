@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from services.voter import metrics
 from services.voter.config import VoterConfig
+from services.voter.estimator import Estimator
 from services.voter.length_controller import LengthController, LengthRule
 from services.voter.rounds import RefusedError, Round, Rounds
+from services.voter.useful_length import next_length
 from services.voter.vote import Ballot, merge
 from services.voter.weights import WeightRule, Weights
 from shared.bus.base import Bus
@@ -34,6 +36,7 @@ class VoterService(Service):
         self._config = config
         self._rounds = Rounds(config.max_requests, config.quorum)
         self._weights: dict[str, Weights] = {}
+        self._estimators: dict[str, Estimator] = {}
         self._controllers: dict[tuple[str, int], LengthController] = {}
         self._num_running: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -74,6 +77,7 @@ class VoterService(Service):
             return
         if last is not None:
             self._settle(last, request.start, request.tokens, request.outcome)
+            opened.ease = last.ease
         if not request.drafters or request.speculation_length == 0:
             self._close(opened, "nothing asked")
         elif self._rounds.is_complete(opened):
@@ -106,18 +110,30 @@ class VoterService(Service):
             Vote(name, proposal.tokens, weights.of(name), proposal.is_synced)
             for name, proposal in sorted(opened.proposals.items())
         ]
-        ballots = [Ballot(vote.tokens, vote.weight) for vote in votes]
-        tokens = opened.draft = merge(ballots, self._config.walk, request.speculation_length)
+        tokens, survival = self._merge(opened, votes)
+        opened.draft = tokens
         metrics.ROUNDS.labels(closed_by).inc()
         for vote in votes:
             if _has_won(vote.tokens, tokens):
                 metrics.VOTES_WON.labels(vote.drafter).inc()
         for name in set(request.drafters) - set(opened.proposals):
             metrics.LATE_PROPOSALS.labels(name).inc()
-        length = self._next_length(request)
-        self._outbound.put_nowait(
-            (request.reply_to, Draft(request.request_id, request.round, tokens, length, votes))
+        length = self._next_length(request, survival)
+        is_whole = self._config.length == "climb" or self._config.fixed_length is not None
+        draft = Draft(
+            request.request_id, request.round, tokens, [] if is_whole else survival, length, votes
         )
+        self._outbound.put_nowait((request.reply_to, draft))
+
+    def _merge(self, opened: Round, votes: Sequence[Vote]) -> tuple[list[int], list[float]]:
+        """The draft, and the chance of each of its tokens."""
+        estimator = self._estimator_of(opened.request.target)
+        length = opened.request.speculation_length
+        if self._config.walk == "learned":
+            return estimator.draft(opened.opinions, opened.ease, length)
+        ballots = [Ballot(vote.tokens, vote.weight) for vote in votes]
+        tokens = merge(ballots, self._config.walk, length)
+        return tokens, estimator.follow(tokens, opened.opinions, opened.ease)
 
     def _release(self, release: Release) -> None:
         last = self._rounds.release(release)
@@ -136,21 +152,33 @@ class VoterService(Service):
             for name, proposal in last.proposals.items():
                 if self._config.weigh == "all" or _has_won(proposal.tokens, last.draft or []):
                     weights.observe(name, proposal.tokens, emitted)
+            self._estimator_of(request.target).learn(last.opinions, emitted, last.ease)
+            last.learn_ease(emitted)
         if outcome is not None and outcome.round == request.round:
             self._num_running[request.target] = outcome.num_running
             self._controller(request.target).observe(
                 request.speculation_length,
                 max(0, outcome.num_accepted_tokens) + outcome.num_rounds,
-                outcome.round_s if self._config.cost == "round" else outcome.pass_s,
+                outcome.round_s,
                 outcome.num_rounds,
             )
 
-    def _next_length(self, request: DraftRequest) -> int:
+    def _next_length(self, request: DraftRequest, survival: Sequence[float]) -> int:
         if self._config.fixed_length is not None:
             return self._config.fixed_length
-        length = self._controller(request.target).length
+        if self._config.length == "useful":
+            length = next_length(
+                request.speculation_length, survival, request.price, self._config.max_length
+            )
+        else:
+            length = self._controller(request.target).length
         metrics.SPECULATION_LENGTH.labels(request.target).set(length)
         return length
+
+    def _estimator_of(self, target: str) -> Estimator:
+        if target not in self._estimators:
+            self._estimators[target] = Estimator()
+        return self._estimators[target]
 
     def _weights_of(self, target: str) -> Weights:
         if target not in self._weights:

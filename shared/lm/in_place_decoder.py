@@ -1,15 +1,18 @@
 """The decoder of our own graph (ARCHITECTURE.md, "The decoder graph"): ragged batches, KV cache
 updated in place.
 
-A pass runs over the contiguous slots from the lowest to the highest in use. A slot between them
-without a row of its own gets dummy tokens behind its live ones; padding on the right of a short
-row is the same: the next real tokens of the slot overwrite them. Hence the buffers are longer
-than the context by the longest pass, or by what a step of growth adds.
+The tokens of all rows go through the graph in one flat line. Attention alone sees rows, padded to
+the longest, over the contiguous slots from the lowest to the highest in use. A slot between them
+without a row of its own gets dummies behind its live tokens; padding on the right of a short row
+is the same: the next real tokens of the slot overwrite them. Hence the buffers are longer than the
+context by the longest pass, or by what a step of growth adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +25,9 @@ from shared.lm.manifest import Manifest
 FIRST_LENGTH = 256
 """Attention costs as much as the buffer is long, so it starts short and doubles."""
 MASKED = np.float32(-1e9)
+FEWEST = 2
+"""Tokens in a pass, tokens in a row, logits: for one alone other kernels are taken, whose bits
+differ, and a token's logits must not depend on its company."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -47,21 +53,14 @@ class InPlaceDecoder:
 
     def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         check_rows_fit(rows, self.manifest, self.max_slots)
-        low = min(row.slot for row in rows)
-        high = max(row.slot for row in rows)
-        num_rows = high - low + 1
-        # A pass of a single token would take other kernels, whose bits differ.
-        width = max(max(len(row.tokens) for row in rows), 2 if num_rows == 1 else 1)
+        slots = [row.slot for row in rows]
+        low, high = min(slots), max(slots)
+        places = _place(rows, low, high)
         starts = self._live[low : high + 1].copy()
-        for row in rows:
-            starts[row.slot - low] = row.start
-        self._grow(int(starts.max()) + width)
-        ids = np.zeros((num_rows, width), np.int64)
-        for row in rows:
-            ids[row.slot - low, : len(row.tokens)] = row.tokens
-        logits = self._run(low, high, ids, starts, _logit_indices(rows, low, width))
-        for row in rows:
-            self._live[row.slot] = row.start + len(row.tokens)
+        starts[[slot - low for slot in slots]] = [row.start for row in rows]
+        self._grow(int(starts.max()) + places.padded.shape[1])
+        logits = self._run(low, high, places, starts)
+        self._live[slots] = [row.start + len(row.tokens) for row in rows]
         ends = np.cumsum([row.num_logits for row in rows])
         return [logits[end - row.num_logits : end] for row, end in zip(rows, ends, strict=True)]
 
@@ -69,20 +68,20 @@ class InPlaceDecoder:
         self._caches.move(source, target, length)
         self._live[target] = length
 
-    def _run(
-        self, low: int, high: int, ids: IntArray, starts: IntArray, indices: IntArray
-    ) -> FloatArray:
-        positions = starts[:, None] + np.arange(ids.shape[1])
+    def _run(self, low: int, high: int, places: Places, starts: IntArray) -> FloatArray:
+        positions = starts[:, None] + np.arange(places.padded.shape[1])
         # Each token sees all of its slot up to itself.
         visible = np.arange(self._caches.length) <= positions[:, :, None]
         bias = np.where(visible, np.float32(0), MASKED)[:, None]
         binding = self._binding(low, high)
-        binding.bind_cpu_input("input_ids", ids)
+        binding.bind_cpu_input("input_ids", places.ids[None])
+        binding.bind_cpu_input("padded_indices", places.padded)
+        binding.bind_cpu_input("flat_indices", places.flat)
         # Padding may reach beyond the last position that the rotary tables know.
         binding.bind_cpu_input("position_ids", np.minimum(positions, self.manifest.max_context - 1))
         binding.bind_cpu_input("write_indices", starts)
         binding.bind_cpu_input("attention_bias", bias)
-        binding.bind_cpu_input("logit_indices", indices)
+        binding.bind_cpu_input("logit_indices", places.logits)
         binding.bind_output("logits")
         self._session.run_with_iobinding(binding)
         logits: FloatArray = binding.get_outputs()[-1].numpy()
@@ -102,12 +101,36 @@ class InPlaceDecoder:
             self._bindings.clear()
 
 
-def _logit_indices(rows: Sequence[Row], low: int, width: int) -> IntArray:
-    """Flat positions of the wanted logits in the padded pass, in the order of the rows; at least
-    two, for the same reason as the pass has two tokens."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the N tokens of a pass are in its flat line, and in its B rows of T places."""
+
+    ids: IntArray
+    """[N]: all rows, one after the other."""
+    padded: IntArray
+    """[B, T]: the token, by its index in the line, at each place; 0 where there is none."""
+    flat: IntArray
+    """[N]: the place b * T + t of each token."""
+    logits: IntArray
+    """The tokens whose logits are wanted, in the order of the rows."""
+
+
+def _place(rows: Sequence[Row], low: int, high: int) -> Places:
+    lengths = np.array([len(row.tokens) for row in rows])
+    ids = np.fromiter(chain.from_iterable(row.tokens for row in rows), np.int64)
+    if len(ids) < FEWEST:
+        ids, lengths = np.append(ids, 0), np.array([FEWEST])
+    width = max(FEWEST, int(lengths.max()))
+    ends = np.cumsum(lengths)
+    line = np.arange(len(ids))
+    row_starts = np.repeat([(row.slot - low) * width for row in rows], lengths)
+    flat = row_starts + line - np.repeat(ends - lengths, lengths)
+    padded = np.zeros((high - low + 1, width), np.int64)
+    padded.ravel()[flat] = line
     wanted = [
-        (row.slot - low) * width + position
-        for row in rows
-        for position in range(len(row.tokens) - row.num_logits, len(row.tokens))
+        index
+        for row, end in zip(rows, np.cumsum([len(row.tokens) for row in rows]), strict=True)
+        for index in range(end - row.num_logits, end)
     ]
-    return np.array(wanted + wanted[:1] * (2 - len(wanted)) or [0, 0], np.int64)
+    logits = np.array(wanted + (wanted[:1] or [0]) * (FEWEST - len(wanted)), np.int64)
+    return Places(ids, padded, flat, logits)

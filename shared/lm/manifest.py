@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shared.errors import ModelError
 
-FORMAT = 1
+FORMAT = 2
 FILE_NAME = "manifest.json"
 
 

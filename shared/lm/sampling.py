@@ -1,4 +1,4 @@
-"""Drawing a token from logits: a pure function of the logits, the parameters and the context.
+"""Drawing tokens from logits: a pure function of the logits, the parameters and the context.
 
 The random number of a token is a hash of (seed, position, token), so a draw does not depend on
 the batch, the draft, the replica or a restart: the Gumbel-max trick turns those numbers into a
@@ -9,6 +9,7 @@ more often than their argmax would.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +18,89 @@ from shared.messages import Sampling
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
+BitArray = npt.NDArray[np.uint64]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _NUCLEUS_GUESS = 128
+_CONTENDERS = 8.0
+"""Noise is this large once in 3,000 draws: tokens that far below the best seldom win."""
 
 
-def draw(
-    logits: FloatArray, sampling: Sampling, context: Sequence[int], num_prompt_tokens: int
-) -> int:
-    """The token at position len(context), given its logits [V] and all tokens before it.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a draw depends on beside the logits: the request's parameters, and the tokens before,
+    which are the first `position` of `tokens`."""
+
+    sampling: Sampling
+    tokens: Sequence[int]
+    position: int
+    num_prompt_tokens: int
+
+
+def draw(logits: FloatArray, places: Sequence[Place]) -> IntArray:
+    """Tokens [N], one for each place, given logits [N, V].
 
     Order: logit bias, penalties, then greedy, or temperature, min-p, top-k, top-p. Presence and
     frequency penalties count generated tokens, the repetition penalty prompt tokens too. Ties go
-    to the lowest token id.
+    to the lowest token id. Each row is drawn as if it were alone.
     """
-    scores = _adjust(logits, sampling, context, num_prompt_tokens)
-    if sampling.temperature == 0.0:
-        return int(np.argmax(scores))
-    scaled = scores.astype(np.float64) / sampling.temperature
-    tokens = survivors(scaled, sampling)
-    noise = gumbel(sampling.seed, len(context), tokens)
-    return int(tokens[np.argmax(scaled[tokens] + noise)])
+    tokens: IntArray = perturbed(logits, places).argmax(axis=1)
+    return tokens
+
+
+def draw_with_margins(logits: FloatArray, places: Sequence[Place]) -> tuple[IntArray, FloatArray]:
+    """Tokens [N] as `draw` gives them, and by how much each won over the next best, in units of
+    logits over temperature."""
+    scores = perturbed(logits, places)
+    tokens = np.argmax(scores, axis=1)
+    rows = np.arange(len(scores))
+    best = scores[rows, tokens]
+    scores[rows, tokens] = -np.inf
+    return tokens, best - scores.max(axis=1)
+
+
+def perturbed(logits: FloatArray, places: Sequence[Place]) -> FloatArray:
+    """Scores [N, V] whose largest of each row is the draw; a copy. Of a row with a temperature,
+    scores that cannot be the largest may be -inf."""
+    scores = logits.astype(np.float64)
+    for row, place in enumerate(places):
+        _adjust(scores[row], place)
+    warm = [row for row, place in enumerate(places) if place.sampling.temperature > 0.0]
+    if warm:
+        scores[warm] = _sampled(scores[warm], [places[row] for row in warm])
+    return scores
+
+
+def _sampled(scores: FloatArray, places: Sequence[Place]) -> FloatArray:
+    """Tempered, filtered, and with noise where it can decide."""
+    scaled = scores / np.array([[place.sampling.temperature] for place in places])
+    keys = np.array([_key(p.sampling.seed, p.position) for p in places], np.uint64)
+    filtered = [row for row, place in enumerate(places) if _filters(place.sampling)]
+    whole = np.delete(np.arange(len(places)), filtered)
+    noisy = np.full(scaled.shape, -np.inf)
+    for row in filtered:
+        kept = survivors(scaled[row], places[row].sampling)
+        noisy[row, kept] = scaled[row, kept] + _noise(_bits(keys[row], kept))
+    if len(whole):
+        noisy[whole] = _with_noise(scaled[whole], keys[whole])
+    return noisy
+
+
+def _with_noise(scaled: FloatArray, keys: BitArray) -> FloatArray:
+    """Noise on the few of each row's tokens that can win with it, -inf for all others: taking the
+    logarithms of all is most of the work of a draw."""
+    best = scaled.max(axis=1, keepdims=True)
+    near = scaled > best - _CONTENDERS
+    noisy = np.full(scaled.shape, -np.inf)
+    bits = _bits(keys[:, None], np.arange(scaled.shape[1])[None])
+    noisy[near] = scaled[near] + _noise(bits[near])
+    # The others are at most best - _CONTENDERS: what noise would take one of them to the top?
+    wanted = noisy.max(axis=1, keepdims=True) - (best - _CONTENDERS)
+    lucky = bits >= _bits_of(wanted)
+    lucky &= ~near & (scaled > -np.inf)
+    noisy[lucky] = scaled[lucky] + _noise(bits[lucky])
+    return noisy
 
 
 def survivors(scaled: FloatArray, sampling: Sampling) -> IntArray:
@@ -56,32 +118,48 @@ def survivors(scaled: FloatArray, sampling: Sampling) -> IntArray:
 
 def gumbel(seed: int, position: int, tokens: IntArray) -> FloatArray:
     """Standard Gumbel noise [len(tokens)], a function of (seed, position, token) alone."""
-    key = _mix(_mix(seed & _MASK) ^ (position * _GOLDEN & _MASK))
-    state = np.uint64(key) + (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
-    bits = _mix_array(state)
-    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return -np.log(-np.log(uniform))
+    return _noise(_bits(np.uint64(_key(seed, position)), tokens))
 
 
-def _adjust(
-    logits: FloatArray, sampling: Sampling, context: Sequence[int], num_prompt_tokens: int
-) -> FloatArray:
-    counts_output = sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0
-    repeats = sampling.repetition_penalty != 1.0
-    if not (sampling.logit_bias or counts_output or repeats):
-        return logits
-    scores = logits.astype(np.float64)
+def _key(seed: int, position: int) -> int:
+    return _mix(_mix(seed & _MASK) ^ (position * _GOLDEN & _MASK))
+
+
+def _bits(keys: BitArray | np.uint64, tokens: IntArray) -> BitArray:
+    """Random bits, 53 of them."""
+    state = keys + (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+    bits: BitArray = _mix_array(state) >> np.uint64(11)
+    return bits
+
+
+def _noise(bits: BitArray) -> FloatArray:
+    noise: FloatArray = -np.log(-np.log((bits.astype(np.float64) + 0.5) * 2.0**-53))
+    return noise
+
+
+def _bits_of(noise: FloatArray) -> BitArray:
+    """Bits below which the noise is surely less than this."""
+    uniform = np.exp(-np.exp(-noise)) * (1.0 - 1e-9)
+    return np.asarray(np.floor(uniform * 2.0**53), np.uint64)
+
+
+def _filters(sampling: Sampling) -> bool:
+    return sampling.min_p > 0.0 or sampling.top_k > 0 or sampling.top_p < 1.0
+
+
+def _adjust(scores: FloatArray, place: Place) -> None:
+    """Bias and penalties, on the scores [V] themselves."""
+    sampling = place.sampling
     for token, bias in sampling.logit_bias.items():
         scores[token] += bias
-    if repeats:
-        seen = np.unique(np.asarray(context, dtype=np.int64))
+    if sampling.repetition_penalty != 1.0:
+        seen = np.unique(np.asarray(place.tokens[: place.position], dtype=np.int64))
         factor = sampling.repetition_penalty
         scores[seen] = np.where(scores[seen] > 0, scores[seen] / factor, scores[seen] * factor)
-    if counts_output:
-        output = np.asarray(context[num_prompt_tokens:], dtype=np.int64)
+    if sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0:
+        output = np.asarray(place.tokens[place.num_prompt_tokens : place.position], dtype=np.int64)
         seen, counts = np.unique(output, return_counts=True)
         scores[seen] -= sampling.frequency_penalty * counts + sampling.presence_penalty
-    return scores
 
 
 def _ranked(scaled: FloatArray, tokens: IntArray) -> IntArray:
@@ -115,7 +193,7 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _mix_array(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+def _mix_array(value: BitArray) -> BitArray:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))

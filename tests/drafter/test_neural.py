@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.drafter.model import Want
+from services.drafter.model import NOTHING, Want
 from services.drafter.neural import NeuralModel
 from shared.lm.decoder import load_decoder
 from shared.messages import Sampling
@@ -55,8 +55,10 @@ def test_after_any_rejections_it_proposes_what_it_would_from_nothing(
     assert model.extend("r", 0, context, prompt)
     for number, (length, accepted) in enumerate(rounds):
         (proposal,) = model.propose([Want("r", length, sampling)])
-        assert proposal == fresh(folder, context, length, sampling)
-        new = [*proposal[:accepted], 2 + number]
+        assert proposal.tokens == fresh(folder, context, length, sampling)
+        assert len(proposal.margins) == len(proposal.tokens)
+        assert all(margin >= 0 for margin in proposal.margins)
+        new = [*proposal.tokens[:accepted], 2 + number]
         assert model.extend("r", len(context), new, prompt)
         context += new
 
@@ -69,7 +71,7 @@ def test_requests_are_drafted_together_as_alone(folder: Path) -> None:
     lengths = {name: 2 + 2 * n for n, name in enumerate(contexts)}
     proposals = model.propose([Want(name, lengths[name], GREEDY) for name in contexts])
     for (name, context), proposal in zip(contexts.items(), proposals, strict=True):
-        assert proposal == fresh(folder, context, lengths[name], GREEDY)
+        assert proposal.tokens == fresh(folder, context, lengths[name], GREEDY)
 
 
 def test_an_unknown_request_needs_its_whole_context(folder: Path) -> None:
@@ -90,8 +92,8 @@ def test_the_least_recently_used_request_makes_room(folder: Path) -> None:
     assert model.extend("a", 3, [6], 2)
     # A request that was pushed out proposes nothing; the others are served.
     b, c = model.propose([Want("b", 3, GREEDY), Want("c", 3, GREEDY)])
-    assert b == []
-    assert c == fresh(folder, [7], 3, GREEDY)
+    assert b == NOTHING
+    assert c.tokens == fresh(folder, [7], 3, GREEDY)
 
 
 def test_a_proposal_ends_with_the_models_context(folder: Path) -> None:
@@ -99,9 +101,9 @@ def test_a_proposal_ends_with_the_models_context(folder: Path) -> None:
     context = tokens(1, MAX_CONTEXT - 2)
     model.extend("r", 0, context, len(context))
     (proposal,) = model.propose([Want("r", 12, GREEDY)])
-    assert len(proposal) == 3
-    model.extend("r", len(context), [*proposal, 5, 6], len(context))
-    assert model.propose([Want("r", 12, GREEDY)]) == [[]]
+    assert len(proposal.tokens) == 3
+    model.extend("r", len(context), [*proposal.tokens, 5, 6], len(context))
+    assert model.propose([Want("r", 12, GREEDY)]) == [NOTHING]
 
 
 def test_a_released_request_is_forgotten_and_its_slot_used_again(folder: Path) -> None:
@@ -110,7 +112,7 @@ def test_a_released_request_is_forgotten_and_its_slot_used_again(folder: Path) -
         context = tokens(number, 10)
         model.extend(str(number), 0, context, 10)
         (proposal,) = model.propose([Want(str(number), 4, GREEDY)])
-        assert proposal == fresh(folder, context, 4, GREEDY)
+        assert proposal.tokens == fresh(folder, context, 4, GREEDY)
         model.release(str(number))
         model.release("never seen")
         assert not model.extend(str(number), 10, [3], 10)

@@ -59,7 +59,8 @@ def request(
     tokens: list[int], start: int = 0, number: int = 0, length: int = 4, request_id: str = "r"
 ) -> DraftRequest:
     return DraftRequest(
-        request_id, number, "toy", start, tokens, 4, length, Sampling(temperature=0.0), 1.0,
+        request_id, number, "toy", start, tokens, 4, length, 0.2,
+        Sampling(temperature=0.0), 1.0,
         ["small", "ngram"], VOTER, "verifier.test", None,
     )  # fmt: skip
 

@@ -261,11 +261,12 @@ async def test_drafters_that_lie_babble_or_dawdle_change_nothing(scene: Scene) -
     def lies(request: DraftRequest) -> Iterator[Proposal]:
         length = request.speculation_length
         wrong = [rng.randrange(VOCAB_SIZE) for _ in range(length)]
-        yield Proposal(request.request_id, request.round, name, wrong, True)
-        yield Proposal(request.request_id, request.round, name, [-5, 10**9], True)
-        yield Proposal(request.request_id, request.round, name, wrong * 50, True)
-        yield Proposal(request.request_id, request.round - 1, name, wrong, True)
-        yield Proposal(request.request_id, request.round, "unheard-of", wrong, False)
+        sure = [9.0] * length
+        yield Proposal(request.request_id, request.round, name, wrong, sure, True)
+        yield Proposal(request.request_id, request.round, name, [-5, 10**9], sure, True)
+        yield Proposal(request.request_id, request.round, name, wrong * 50, sure * 50, True)
+        yield Proposal(request.request_id, request.round - 1, name, wrong, sure, True)
+        yield Proposal(request.request_id, request.round, "unheard-of", wrong, sure, False)
 
     lying = asyncio.create_task(lie())
     await scene.fleet.live(drafter=4)

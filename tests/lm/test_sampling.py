@@ -1,12 +1,14 @@
 """Drawing tokens: the distribution is the target's, and a draw depends on nothing else."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from shared.lm.sampling import draw, gumbel, survivors
+from shared.lm.sampling import Place, draw, draw_with_margins, gumbel, survivors
 from shared.messages import Sampling
 
 NUM_DRAWS = 50_000
@@ -22,14 +24,18 @@ def softmax(scaled: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
+def draw_one(
+    logits: np.ndarray, sampling: Sampling, context: Sequence[int], num_prompt_tokens: int = 0
+) -> int:
+    (token,) = draw(logits[None], [Place(sampling, context, len(context), num_prompt_tokens)])
+    return int(token)
+
+
 def frequencies(sampling: Sampling) -> np.ndarray:
     """Counts of draws over positions, the seed fixed: positions must be independent too."""
-    context: list[int] = []
-    counts = np.zeros(len(LOGITS), int)
-    for _ in range(NUM_DRAWS):
-        counts[draw(LOGITS, sampling, range(len(context)), 0)] += 1
-        context.append(0)
-    return counts
+    places = [Place(sampling, [], n, 0) for n in range(NUM_DRAWS)]
+    drawn = draw(np.broadcast_to(LOGITS, (NUM_DRAWS, len(LOGITS))), places)
+    return np.bincount(drawn, minlength=len(LOGITS))
 
 
 @pytest.mark.parametrize(
@@ -88,23 +94,23 @@ def test_survivors_are_what_the_definitions_say(
 
 @given(logit_rows)
 def test_greedy_takes_the_lowest_of_equal_maxima(logits: np.ndarray) -> None:
-    token = draw(logits, Sampling(temperature=0.0), [], 0)
+    token = draw_one(logits, Sampling(temperature=0.0), [])
     assert token == min(t for t in range(len(logits)) if logits[t] == logits.max())
 
 
 def test_penalties_and_bias_follow_their_formulas() -> None:
     logits = np.array([2.0, -1.0, 0.5, 1.0], np.float32)
     greedy = {"temperature": 0.0}
-    assert draw(logits, Sampling(**greedy), [0, 0, 3], 1) == 0
+    assert draw_one(logits, Sampling(**greedy), [0, 0, 3], 1) == 0
     # Output holds 0 once and 3 once: 2.0 - 0.7 - 0.5 = 0.8, 1.0 - 1.2 = -0.2.
     penal = Sampling(**greedy, presence_penalty=0.7, frequency_penalty=0.5)
-    assert draw(logits, penal, [0, 0, 3], 1) == 0
+    assert draw_one(logits, penal, [0, 0, 3], 1) == 0
     # Twice: 2.0 - 0.7 - 1.0 = 0.3, below token 2.
-    assert draw(logits, penal, [0, 0, 3], 0) == 2
+    assert draw_one(logits, penal, [0, 0, 3], 0) == 2
     # Repetition counts the prompt too: 2.0 / 4 = 0.5, 1.0 stays.
     repeat = Sampling(**greedy, repetition_penalty=4.0)
-    assert draw(logits, repeat, [0], 1) == 3
-    assert draw(logits, Sampling(**greedy, logit_bias={1: 3.5}), [], 0) == 1
+    assert draw_one(logits, repeat, [0], 1) == 3
+    assert draw_one(logits, Sampling(**greedy, logit_bias={1: 3.5}), []) == 1
 
 
 def test_a_large_vocabulary_with_a_flat_distribution_still_has_its_whole_nucleus() -> None:
@@ -117,7 +123,51 @@ def test_shared_noise_agrees_more_often_than_argmax() -> None:
     target = rng.normal(0, 1.5, 200).astype(np.float32)
     draft = target + rng.normal(0, 0.3, 200).astype(np.float32)
     sampling = Sampling(temperature=1.0, seed=9)
-    draws = [draw(target, sampling, range(n), 0) for n in range(2000)]
-    shared = np.mean([draw(draft, sampling, range(n), 0) == d for n, d in enumerate(draws)])
-    argmax = np.mean([int(draft.argmax()) == d for d in draws])
+    places = [Place(sampling, [], n, 0) for n in range(2000)]
+    draws = draw(np.broadcast_to(target, (2000, 200)), places)
+    shared = np.mean(draw(np.broadcast_to(draft, (2000, 200)), places) == draws)
+    argmax = np.mean(draws == draft.argmax())
     assert shared > 2 * argmax
+
+
+samplings = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 1.7]),
+    top_p=st.sampled_from([1.0, 0.9]),
+    top_k=st.sampled_from([0, 5]),
+    min_p=st.sampled_from([0.0, 0.02]),
+    seed=st.integers(-(2**63), 2**63 - 1),
+    presence_penalty=st.sampled_from([0.0, 0.5]),
+    repetition_penalty=st.sampled_from([1.0, 1.2]),
+    logit_bias=st.sampled_from([{}, {3: 9.0}]),
+)
+places = st.builds(
+    Place,
+    samplings,
+    st.lists(st.integers(0, 299), max_size=6),
+    st.integers(0, 9),
+    st.integers(0, 6),
+)
+
+
+@given(st.lists(places, min_size=1, max_size=8), st.integers(0, 99), st.sampled_from([1.0, 6.0]))
+def test_a_row_is_drawn_as_if_it_were_alone(rows: list[Place], seed: int, spread: float) -> None:
+    logits = np.random.default_rng(seed).normal(0, spread, (len(rows), 300)).astype(np.float32)
+    together, margins = draw_with_margins(logits, rows)
+    for n, place in enumerate(rows):
+        token, margin = draw_with_margins(logits[n : n + 1], [place])
+        assert token[0] == together[n]
+        assert margin[0] == margins[n] >= 0
+    assert np.array_equal(draw(logits, rows), together)
+
+
+@given(st.integers(0, 2**32), st.floats(0.1, 9.0), st.integers(1, 50))
+def test_leaving_out_hopeless_tokens_changes_no_draw(
+    seed: int, spread: float, position: int
+) -> None:
+    """Logits far apart and close together: noise on all of them gives the same token."""
+    logits = np.random.default_rng(seed).normal(0, spread, 500).astype(np.float32)
+    sampling = Sampling(temperature=0.9, seed=seed)
+    scaled = logits.astype(np.float64) / 0.9
+    whole = int(np.argmax(scaled + gumbel(seed, position, np.arange(500))))
+    assert draw_one(logits, sampling, range(position)) == whole

@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.verifier.acceptance import accept
-from shared.lm.sampling import draw
+from services.verifier.acceptance import Drafted, accept
+from shared.lm.sampling import Place, draw
 from shared.messages import Sampling
 
 VOCABULARY = 6
@@ -19,6 +19,23 @@ def logits_after(context: list[int]) -> np.ndarray:
 
 def passes(context: list[int], draft: list[int]) -> np.ndarray:
     return np.stack([logits_after(context + draft[:n]) for n in range(len(draft) + 1)])
+
+
+def draw_one(context: list[int], num_prompt_tokens: int, sampling: Sampling) -> int:
+    (token,) = draw(
+        logits_after(context)[None], [Place(sampling, context, len(context), num_prompt_tokens)]
+    )
+    return int(token)
+
+
+def accept_one(
+    draft: list[int], context: list[int], num_prompt_tokens: int, sampling: Sampling
+) -> list[int]:
+    drafted = Drafted(draft, context, num_prompt_tokens, sampling)
+    # Beside another request: neither may change what the other gets.
+    other = Drafted([1], [0], 1, sampling)
+    mine, _ = accept([passes(context, draft), passes([0], [1])], [drafted, other])
+    return mine
 
 
 samplings = st.builds(
@@ -38,10 +55,10 @@ def test_any_drafts_give_the_text_of_plain_decoding(
 ) -> None:
     context = list(prompt)
     for draft in drafts:
-        context += accept(passes(context, draft), draft, context, len(prompt), sampling)
+        context += accept_one(draft, context, len(prompt), sampling)
     plain = list(prompt)
     while len(plain) < len(context):
-        plain.append(draw(logits_after(plain), sampling, plain, len(prompt)))
+        plain.append(draw_one(plain, len(prompt), sampling))
     assert plain == context
 
 
@@ -52,8 +69,8 @@ def test_a_right_draft_is_accepted_whole_with_a_bonus_token(
     draft: list[int] = []
     for _ in range(4):
         context = prompt + draft
-        draft.append(draw(logits_after(context), sampling, context, len(prompt)))
-    emitted = accept(passes(prompt, draft), draft, prompt, len(prompt), sampling)
+        draft.append(draw_one(context, len(prompt), sampling))
+    emitted = accept_one(draft, prompt, len(prompt), sampling)
     assert emitted[:4] == draft
     assert len(emitted) == 5
 
@@ -62,4 +79,4 @@ def test_rejection_at_the_first_position_still_yields_the_target_token() -> None
     greedy = Sampling(temperature=0.0)
     right = int(logits_after([1]).argmax())
     wrong = (right + 1) % VOCABULARY
-    assert accept(passes([1], [wrong]), [wrong], [1], 1, greedy) == [right]
+    assert accept_one([wrong], [1], 1, greedy) == [right]

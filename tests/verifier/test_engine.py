@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.verifier.batch import Limits
 from services.verifier.engine import Engine
+from services.verifier.pass_cost import PassCost
 from services.verifier.session import Session
 from shared.errors import ModelError
 from shared.lm.decoder import Decoder, FloatArray, Row, load_decoder
@@ -21,6 +23,17 @@ from tests.toy import VOCAB_SIZE, write_toy
 
 GREEDY = Sampling(temperature=0.0)
 PREFILL_TOKENS = 16
+PREFILL_DELAY_S = 4.0
+
+
+class Fixed(PassCost):
+    """A second a token, whatever passes take: four tokens of a prompt go along with others."""
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        pass
+
+
+COST = Fixed({2: 1.0, 1000: 999.0})
 
 
 class Watched:
@@ -53,7 +66,7 @@ def decoder(folder: Path) -> Watched:
 
 @pytest.fixture
 async def engine(decoder: Watched) -> AsyncIterator[Engine]:
-    engine = Engine(decoder, PREFILL_TOKENS)
+    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S))
     running = asyncio.create_task(engine.run())
     yield engine
     running.cancel()
@@ -72,8 +85,7 @@ async def decode(engine: Engine, one: Session, until: int) -> None:
         if one.num_uncached > 1:
             await engine.prefill(one)
         else:
-            tokens, _ = await engine.verify(one, [])
-            one.emit(tokens)
+            one.emit((await engine.verify(one, [], [])).tokens)
 
 
 async def test_slots_stay_contiguous_and_caches_move_with_their_requests(
@@ -110,10 +122,11 @@ async def test_a_long_prefill_does_not_hold_up_those_who_decode(
         await decode(engine, short, 1)
         decoder.passes.clear()
         await asyncio.gather(decode(engine, long, 1), decode(engine, short, 20))
-    kinds = ["prefill" if rows[0].num_logits == 0 else "decode" for rows in decoder.passes]
-    first, last = kinds.index("prefill"), len(kinds) - kinds[::-1].index("prefill")
-    # While the chunks last, the two kinds take turns.
-    assert kinds[first:last].count("decode") >= kinds.count("prefill") - 2
+    together = [rows for rows in decoder.passes if len(rows) == 2]
+    assert len(together) >= 18
+    for decoding, prompt in together:
+        assert (decoding.num_logits, prompt.num_logits) == (1, 0)
+        assert len(prompt.tokens) <= PREFILL_DELAY_S + 1
     assert all(len(r.tokens) <= PREFILL_TOKENS for rows in decoder.passes for r in rows)
 
 
@@ -123,9 +136,8 @@ async def test_prompts_that_fit_together_share_a_pass(engine: Engine, decoder: W
         for one in sessions:
             stack.enter_context(engine.seat(one))
         await asyncio.gather(*(decode(engine, one, 1) for one in sessions))
-    sizes = [len(rows) * max(len(r.tokens) for r in rows) for rows in decoder.passes]
-    assert len(decoder.passes[0]) > 1
-    assert max(sizes) <= PREFILL_TOKENS
+    assert len(decoder.passes[0]) == 4
+    assert sum(len(row.tokens) for row in decoder.passes[0]) == PREFILL_TOKENS
 
 
 async def test_a_failed_pass_fails_those_in_it_and_the_engine_goes_on(
@@ -141,7 +153,7 @@ async def test_a_failed_pass_fails_those_in_it_and_the_engine_goes_on(
 
 
 async def test_a_cancelled_job_is_not_run(decoder: Watched) -> None:
-    engine = Engine(decoder, PREFILL_TOKENS)
+    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S))
     gone, here = session(1, 3), session(2, 3)
     with engine.seat(gone), engine.seat(here):
         leaving = asyncio.create_task(decode(engine, gone, 1))
@@ -159,3 +171,31 @@ async def test_a_cancelled_job_is_not_run(decoder: Watched) -> None:
     running.cancel()
     await asyncio.wait([running])
     engine.close()
+
+
+async def test_a_pass_waits_for_those_on_their_way_back_but_for_nobody_who_stays_away(
+    engine: Engine, decoder: Watched
+) -> None:
+    """Requests that begin one after the other share all passes from then on."""
+    sessions = [session(n, 2) for n in range(5)]
+    with ExitStack() as stack:
+        for one in sessions:
+            stack.enter_context(engine.seat(one))
+        await decode(engine, sessions[0], 3)
+        decoder.passes.clear()
+        # The first one stays away from here on.
+        await asyncio.gather(*(decode(engine, one, 10 + n) for n, one in enumerate(sessions[1:])))
+    assert sum(len(rows) == 4 for rows in decoder.passes) >= 9
+
+
+async def test_drafts_are_cut_where_more_would_not_pay(engine: Engine, decoder: Watched) -> None:
+    """At a second a token, what is hardly ever accepted is left out, and told so."""
+    one = session(1, 2)
+    with engine.seat(one):
+        await decode(engine, one, 1)
+        verified = await engine.verify(one, [5, 6, 7, 8], [0.99, 0.95, 0.1, 0.01])
+        assert list(verified.draft) == [5]
+        one.emit(verified.tokens)
+        whole = await engine.verify(one, [5, 6, 7, 8], [])
+        assert list(whole.draft) == [5, 6, 7, 8]
+    assert [len(rows[0].tokens) for rows in decoder.passes[-2:]] == [2, 5]

@@ -26,6 +26,7 @@ def request(
         tokens=list(tokens),
         num_prompt_tokens=3,
         speculation_length=length,
+        price=0.2,
         sampling=Sampling(),
         timeout_s=10.0,
         drafters=list(drafters),
@@ -42,7 +43,8 @@ def proposal(
     request_id: str = "r",
     is_synced: bool = True,
 ) -> Proposal:
-    return Proposal(request_id, round, drafter, list(tokens), is_synced)
+    margins = [1.0] * len(tokens)
+    return Proposal(request_id, round, drafter, list(tokens), margins, is_synced)
 
 
 def reason(rounds: Rounds, late: Proposal) -> str:

@@ -101,7 +101,7 @@ async def test_a_quorum_does_not_wait_for_the_rest(bus: Bus) -> None:
 
 
 async def test_where_no_draft_is_asked_for_the_answer_comes_at_once(bus: Bus) -> None:
-    async with voting(bus) as peer:
+    async with voting(bus, length="climb") as peer:
         await peer.send(request(drafters=[], length=0))
         draft = await peer.draft()
         assert draft.tokens == []
@@ -240,7 +240,7 @@ async def test_voters_share_what_they_learned(bus: Bus) -> None:
 async def test_the_length_falls_to_zero_where_drafts_cost_more_and_is_probed_again(
     bus: Bus,
 ) -> None:
-    async with voting(bus, decision_threshold=1, window=2) as peer:
+    async with voting(bus, length="climb", decision_threshold=1, window=2) as peer:
         cost = [1.0 + 10.0 * length for length in range(65)]
         lengths = [d.speculation_length for d in await play(peer, 60, duration_s=cost)]
         assert lengths.count(0) > 25
@@ -280,13 +280,13 @@ async def test_the_walk_is_a_setting(bus: Bus) -> None:
 
 async def test_what_does_not_belong_in_the_inbox_is_passed_over(bus: Bus) -> None:
     async with voting(bus) as peer:
-        await bus.send([peer.voter.instance_id], Draft("r", 0, [], 4, []))
+        await bus.send([peer.voter.instance_id], Draft("r", 0, [], [], 4, []))
         await peer.nothing()
 
 
 async def test_plain_rounds_are_told_together(bus: Bus) -> None:
     """Eight of them in one message count as eight: a look at drafting comes as soon."""
-    async with voting(bus, decision_threshold=16, initial_length=0) as peer:
+    async with voting(bus, length="climb", decision_threshold=16, initial_length=0) as peer:
         lengths = []
         for number in range(0, 80, 8):
             asked = request(number, "r", (), number, [1] * 8, 0)

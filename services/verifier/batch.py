@@ -1,0 +1,107 @@
+"""What goes into a forward pass: drafts as long as pays, and as much of the prompts as has room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.verifier.acceptance import Drafted
+from services.verifier.draft_lengths import choose_lengths
+from services.verifier.pass_cost import PassCost
+from services.verifier.session import Session, Took
+from shared.lm.decoder import Row
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What one request wants of a pass: a draft verified, or the next of its prompt cached."""
+
+    session: Session
+    draft: Sequence[int] | None
+    """None for a prompt."""
+    survival: Sequence[float]
+    """Probability that each token of the draft is accepted."""
+    done: asyncio.Future[Verified]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What came of a job: the part of its draft that was verified, the tokens that the target
+    emits, and what the pass cost."""
+
+    draft: Sequence[int]
+    tokens: list[int]
+    took: Took
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A job's part of a pass: its tokens behind those in its cache, the draft last."""
+
+    job: Job
+    tokens: Sequence[int]
+    draft: Sequence[int]
+
+    def row(self) -> Row:
+        """What the decoder is to do for it."""
+        session = self.job.session
+        num_logits = 0 if self.job.draft is None else len(self.draft) + 1
+        return Row(session.slot, session.num_cached, self.tokens, num_logits)
+
+    def drafted(self) -> Drafted:
+        """What the target's logits are to be compared with."""
+        session = self.job.session
+        return Drafted(
+            self.draft, session.tokens, session.num_prompt_tokens, session.request.sampling
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of prompts in a pass: tokens in all, and seconds by which they may prolong one that others
+    wait for."""
+
+    prefill_tokens: int
+    prefill_delay_s: float
+
+
+def compose(jobs: Sequence[Job], cost: PassCost, limits: Limits) -> list[Share]:
+    """The next pass: all drafts that are there, and beside them some of the prompts."""
+    shares = _cut([job for job in jobs if job.draft is not None], cost)
+    return shares + _fill(shares, [job for job in jobs if job.draft is None], cost, limits)
+
+
+def _cut(jobs: Sequence[Job], cost: PassCost) -> list[Share]:
+    """The drafts, each as long as pays in the company of the others; those whose chances are
+    not told, whole."""
+    fresh = [job.session.tokens[job.session.num_cached :] for job in jobs]
+    num_certain = sum(map(len, fresh)) + sum(len(j.draft or ()) for j in jobs if not j.survival)
+    lengths = choose_lengths([job.survival for job in jobs], num_certain, cost.seconds)
+    shares = []
+    for job, tokens, length in zip(jobs, fresh, lengths, strict=True):
+        draft = list(job.draft or ())
+        if job.survival:
+            draft = draft[:length]
+        shares.append(Share(job, [*tokens, *draft], draft))
+    return shares
+
+
+def _fill(
+    verifications: Sequence[Share], prompts: Sequence[Job], cost: PassCost, limits: Limits
+) -> list[Share]:
+    """As much of the prompts, in turn, as delays the verifications no more than is allowed."""
+    room = limits.prefill_tokens
+    if verifications and prompts:
+        num_tokens = sum(len(share.tokens) for share in verifications)
+        # At least one, or a prompt might wait for ever.
+        room = max(1, cost.fitting(num_tokens, limits.prefill_delay_s, room))
+    shares = []
+    for job in prompts:
+        start = job.session.num_cached
+        tokens = job.session.tokens[start : start + min(job.session.num_uncached - 1, room)]
+        room -= len(tokens)
+        if not tokens:
+            break
+        shares.append(Share(job, tokens, ()))
+    return shares

@@ -1,0 +1,71 @@
+"""What a target pass costs: seconds as a function of the tokens in it, learned as passes go by.
+
+Pure. Measured at a few sizes when the verifier starts, straight lines between them; then every
+pass corrects the two sizes next to its own a little, and all of them by what the machine as a
+whole has become faster or slower.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import accumulate
+
+SIZES = (2, 128, 32, 8, 16, 64, 256, *(n for n in range(3, 32) if n not in (8, 16)), 48, 96)
+"""Tokens in the passes that are measured, what says most first. Small ones all: kernels take
+tokens by the half-dozen or the like, and the last ones of a dozen are next to free."""
+_LOCAL_RATE, _GLOBAL_RATE = 0.1, 0.02
+_MOST = 2.0
+"""A pass is never believed to have cost more than this many times what it should, nor less than
+one in as many: the machine was busy with something else."""
+
+
+class PassCost:
+    """Estimates for one target model on one machine."""
+
+    def __init__(self, measured: Mapping[int, float]) -> None:
+        """Seconds by the number of tokens, at least two sizes."""
+        self._sizes = sorted(measured)
+        self._learned = [measured[size] for size in self._sizes]
+        self._seconds = self._rising()
+
+    def seconds(self, num_tokens: int) -> float:
+        """Of a pass with so many tokens; never less for more."""
+        low, share = self._place(num_tokens)
+        below, above = self._seconds[low], self._seconds[low + 1]
+        return below + share * (above - below)
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        """Learns from one pass."""
+        ratio = seconds / self.seconds(num_tokens)
+        ratio = min(max(ratio, 1 / _MOST), _MOST)
+        low, share = self._place(num_tokens)
+        for place in range(len(self._sizes)):
+            nearness = max(0.0, 1.0 - abs(place - low - min(share, 1.0)))
+            self._learned[place] *= ratio ** (_GLOBAL_RATE + _LOCAL_RATE * nearness)
+        self._seconds = self._rising()
+
+    def fitting(self, num_tokens: int, budget_s: float, most: int) -> int:
+        """How many tokens more, at most `most`, prolong a pass of `num_tokens` by no more than
+        `budget_s`."""
+        limit = self.seconds(num_tokens) + budget_s
+        low, high = 0, most
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.seconds(num_tokens + middle) <= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _rising(self) -> list[float]:
+        """What was learned, without what cannot be: a pass that took longer than a larger one was
+        disturbed."""
+        return list(accumulate(reversed(self._learned), min))[::-1]
+
+    def _place(self, num_tokens: int) -> tuple[int, float]:
+        """The measured size below, and how far it is to the next; beyond the last one, the last
+        line goes on."""
+        low = min(max(bisect_right(self._sizes, num_tokens) - 1, 0), len(self._sizes) - 2)
+        start, end = self._sizes[low], self._sizes[low + 1]
+        return low, max(0.0, (num_tokens - start) / (end - start))

@@ -1,0 +1,72 @@
+"""How many draft tokens are verified: never worse than any other choice."""
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.verifier.draft_lengths import choose_lengths, token_price
+from services.verifier.pass_cost import PassCost
+
+probabilities = st.lists(st.floats(0.0, 1.0), max_size=4).map(
+    lambda values: list(itertools.accumulate(values, lambda a, b: a * b))
+)
+costs = st.tuples(st.floats(0.1, 20.0), st.floats(0.0, 3.0)).map(
+    lambda ab: lambda tokens: ab[0] + ab[1] * tokens
+)
+
+
+@given(st.lists(probabilities, min_size=1, max_size=4), costs, st.floats(0.0, 10.0))
+def test_no_choice_has_a_higher_rate(survivals, seconds, outside_s) -> None:
+    def rate(lengths) -> float:
+        expected = len(lengths) + sum(sum(s[:n]) for s, n in zip(survivals, lengths, strict=True))
+        return expected / (seconds(len(lengths) + sum(lengths)) + outside_s)
+
+    chosen = choose_lengths(survivals, len(survivals), seconds, outside_s)
+    best = max(map(rate, itertools.product(*(range(len(s) + 1) for s in survivals))))
+    assert rate(chosen) >= best * (1 - 1e-9)
+
+
+def test_a_free_token_is_always_taken_and_one_as_dear_as_a_round_never() -> None:
+    likely = [[0.9, 0.8, 0.7]] * 3
+    assert choose_lengths(likely, 3, lambda _: 1.0) == [3, 3, 3]
+    assert choose_lengths(likely, 3, lambda tokens: float(tokens)) == [0, 0, 0]
+
+
+def test_what_is_more_probable_goes_first() -> None:
+    chosen = choose_lengths([[0.9, 0.85], [0.3, 0.2]], 2, lambda tokens: 3.0 + tokens)
+    assert chosen == [2, 0]
+
+
+def test_the_price_is_where_one_more_token_stops_to_pay() -> None:
+    def seconds(tokens: int) -> float:
+        return 10.0 + tokens
+
+    price = token_price(2.0, 4, seconds)
+    assert (2.0 + price) / seconds(5) == 2.0 / seconds(4)
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.floats(0.001, 10.0)), max_size=60))
+def test_an_estimate_never_falls_with_the_tokens(passes) -> None:
+    cost = PassCost({2: 1.0, 8: 1.2, 32: 2.0, 128: 7.0})
+    for tokens, seconds in passes:
+        cost.observe(tokens, seconds)
+    estimates = [cost.seconds(tokens) for tokens in range(1, 300)]
+    assert all(0 < a <= b for a, b in itertools.pairwise(estimates))
+
+
+def test_an_estimate_comes_near_what_passes_cost() -> None:
+    cost = PassCost({2: 1.0, 8: 1.0, 32: 1.0, 128: 1.0})
+    for _ in range(200):
+        for tokens in (2, 5, 8, 20, 32, 60, 128, 200):
+            cost.observe(tokens, 0.5 + 0.02 * tokens)
+    for tokens in (3, 16, 50, 100, 180):
+        assert abs(cost.seconds(tokens) / (0.5 + 0.02 * tokens) - 1) < 0.1
+
+
+@given(st.integers(1, 200), st.floats(0.0, 5.0), st.integers(0, 300))
+def test_what_fits_fits_and_one_more_would_not(tokens: int, budget_s: float, most: int) -> None:
+    cost = PassCost({2: 1.0, 8: 1.2, 32: 2.0, 128: 7.0})
+    count = cost.fitting(tokens, budget_s, most)
+    assert cost.seconds(tokens + count) <= cost.seconds(tokens) + budget_s
+    assert count == most or cost.seconds(tokens + count + 1) > cost.seconds(tokens) + budget_s
