@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PORT ?= 8080
 E2E ?= e2e
+SYSTEMS ?= quorum:plain,quorum:auto
 PY := $(VENV)/bin/python
 # The first of these that runs and is at least 3.11 (a pyenv shim may exist and not run).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -18,7 +19,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help serve setup test test-reference test-faults compose-test soak lint format types bench train lock audit clean
+.PHONY: help serve setup test test-reference test-faults compose-test soak lint format types bench bench-llm train lock audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -31,6 +32,9 @@ $(VENV)/.test: pyproject.toml constraints.txt
 
 $(VENV)/.bench: pyproject.toml constraints.txt
 	$(call install,bench)
+
+$(VENV)/.bench-llm: pyproject.toml constraints.txt
+	$(call install,bench-llm)
 
 $(VENV)/.reference: pyproject.toml constraints.txt
 	$(call install,reference)
@@ -68,6 +72,9 @@ soak: $(VENV)/.test ## half an hour of load on the compose stack: nothing may gr
 
 bench: $(VENV)/.bench ## tokens per second, with all drafters and with none
 	$(PY) -m benchmarks.generation
+
+bench-llm: $(VENV)/.bench-llm ## Quorum beside its own plain decoding, by workload; SYSTEMS= adds others (takes hours with all)
+	$(PY) -m benchmarks.llm --systems "$(SYSTEMS)"
 
 train: ## train the shipped models again (CPU or GPU)
 	$(PYTHON) -m venv $(VENV)-train

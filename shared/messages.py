@@ -69,11 +69,27 @@ class DrafterReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """Where the seconds of a request's rounds went: drafters at work (the slowest of each round),
+    the voter, messages on their way to and from both, waiting for a place in a pass, the target's
+    forward passes, drawing tokens from their logits, and the rest."""
+
+    drafting_s: float = 0.0
+    voting_s: float = 0.0
+    hops_s: float = 0.0
+    waiting_s: float = 0.0
+    forward_s: float = 0.0
+    sampling_s: float = 0.0
+    rest_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SpeculationReport:
     """One request's speculation: `per_round` holds (draft tokens, accepted) of each target pass."""
 
     per_round: list[tuple[int, int]]
     num_timeouts: int
+    times: Times
     drafters: list[DrafterReport]
 
 
@@ -155,14 +171,15 @@ class DraftRequest:
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """drafter -> voter, soft. `margins` say how sure the drafter is of each token, on a scale of
-    its own. `is_synced` is false where it lacks the request's context; it then has no tokens and
-    the verifier sends the whole context next."""
+    its own; `draft_s` how long it took. `is_synced` is false where it lacks the request's context;
+    it then has no tokens and the verifier sends the whole context next."""
 
     request_id: str
     round: int
     drafter: str
     tokens: list[int]
     margins: list[float]
+    draft_s: float
     is_synced: bool
 
 
@@ -180,13 +197,16 @@ class Vote:
 class Draft:
     """voter -> verifier, soft: the winning path, who voted, and the next speculation length.
     `survival` has the probability that the target follows the path up to each token; none where
-    the whole path is to be verified, whatever it costs."""
+    the whole path is to be verified, whatever it costs. `draft_s` is the time that the slowest
+    drafter took, `vote_s` the voter's own."""
 
     request_id: str
     round: int
     tokens: list[int]
     survival: list[float]
     speculation_length: int
+    draft_s: float
+    vote_s: float
     votes: list[Vote]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from services.drafter import metrics
 from services.drafter.config import DrafterConfig
-from services.drafter.model import NOTHING, DraftModel, Lookup, Proposed, Want
+from services.drafter.model import NOTHING, DraftModel, Lookup, Want
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
@@ -64,7 +64,7 @@ class DrafterService(Service):
             batch, self._inbound = self._inbound, []
             started = time.perf_counter()
             try:
-                proposals = await asyncio.to_thread(self._work, batch)
+                proposals = await asyncio.to_thread(self._work, batch, started)
             except Exception:  # a batch that cannot be drafted costs its proposals, not the drafter
                 logger.exception("no proposals for %d messages", len(batch))
                 continue
@@ -72,7 +72,9 @@ class DrafterService(Service):
             for request, proposal in proposals:
                 await self.bus.send([request.voter], proposal)
 
-    def _work(self, batch: list[DraftRequest | Release]) -> list[tuple[DraftRequest, Proposal]]:
+    def _work(
+        self, batch: list[DraftRequest | Release], started: float
+    ) -> list[tuple[DraftRequest, Proposal]]:
         """Takes in all contexts, in order, then drafts for the newest round of each request."""
         newest: dict[str, tuple[DraftRequest, bool]] = {}
         for message in batch:
@@ -92,20 +94,21 @@ class DrafterService(Service):
         found = {r.request_id: p for r, p in zip(synced, proposed, strict=True)}
         metrics.PROPOSED_TOKENS.labels(self.name).inc(sum(len(p.tokens) for p in proposed))
         metrics.UNSYNCED.labels(self.name).inc(len(newest) - len(synced))
-        return [
-            (request, self._proposal(request, found.get(request.request_id, NOTHING), is_synced))
-            for request, is_synced in newest.values()
-        ]
+        draft_s = time.perf_counter() - started
 
-    def _proposal(self, request: DraftRequest, proposed: Proposed, is_synced: bool) -> Proposal:
-        return Proposal(
-            request.request_id,
-            request.round,
-            self.name,
-            proposed.tokens,
-            proposed.margins,
-            is_synced,
-        )
+        def proposal(request: DraftRequest, is_synced: bool) -> Proposal:
+            proposed = found.get(request.request_id, NOTHING)
+            return Proposal(
+                request.request_id,
+                request.round,
+                self.name,
+                proposed.tokens,
+                proposed.margins,
+                draft_s,
+                is_synced,
+            )
+
+        return [(r, proposal(r, is_synced)) for r, is_synced in newest.values()]
 
 
 def build(config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:

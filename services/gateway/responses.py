@@ -87,6 +87,15 @@ def speculation(report: SpeculationReport) -> Json:
         "num_spec_tokens": max((drafted for drafted, _ in drafts), default=0),
         "num_target_passes": len(rounds),
         "num_draft_timeouts": report.num_timeouts,
+        "seconds": {
+            "drafting": report.times.drafting_s,
+            "voting": report.times.voting_s,
+            "hops": report.times.hops_s,
+            "waiting": report.times.waiting_s,
+            "forward_pass": report.times.forward_s,
+            "sampling": report.times.sampling_s,
+            "rest": report.times.rest_s,
+        },
         "drafters": [
             {
                 "name": drafter.drafter,

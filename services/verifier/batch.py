@@ -23,16 +23,19 @@ class Job:
     survival: Sequence[float]
     """Probability that each token of the draft is accepted."""
     done: asyncio.Future[Verified]
+    submitted: float
+    """By `time.perf_counter`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
     """What came of a job: the part of its draft that was verified, the tokens that the target
-    emits, and what the pass cost."""
+    emits, what the pass cost, and for how long the job had waited for it."""
 
     draft: Sequence[int]
     tokens: list[int]
     took: Took
+    waiting_s: float
 
 
 @dataclass(frozen=True, slots=True)

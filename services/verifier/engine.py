@@ -137,7 +137,8 @@ class Engine:
                 num_rejected = len(share.draft) + 1 - len(emitted) if emitted else 0
                 share.job.session.num_cached += len(share.tokens) - num_rejected
                 if not share.job.done.done():
-                    share.job.done.set_result(Verified(share.draft, emitted, took))
+                    waiting_s = took.started - share.job.submitted
+                    share.job.done.set_result(Verified(share.draft, emitted, took, waiting_s))
                     self._away[share.job.session.id] = loop.time()
 
     def _account(
@@ -163,7 +164,7 @@ class Engine:
         self, session: Session, draft: Sequence[int] | None, survival: Sequence[float]
     ) -> Verified:
         done: asyncio.Future[Verified] = asyncio.get_running_loop().create_future()
-        self._jobs.append(Job(session, draft, survival, done))
+        self._jobs.append(Job(session, draft, survival, done, time.perf_counter()))
         left = self._away.pop(session.id, None)
         if left is not None:
             self._absence.observe(asyncio.get_running_loop().time() - left)
@@ -173,10 +174,13 @@ class Engine:
 
     async def _gather(self) -> None:
         """Waits for the requests of the last passes, which are on their way back with new drafts:
-        one pass for all costs less than two. Who stays away for long is not waited for."""
+        one pass for all costs less than two. Who stays away for long is not waited for, nor longer
+        than a pass over those who are there would take."""
         loop = asyncio.get_running_loop()
+        latest = loop.time() + self._cost.seconds(round(self._usual.num_tokens))
         while self._away:
-            patience_s = max(self._away.values()) + self._absence.most() - loop.time()
+            expected = max(self._away.values()) + self._absence.most()
+            patience_s = min(latest, expected) - loop.time()
             if patience_s <= 0:
                 break
             self._arrived.clear()
@@ -204,16 +208,17 @@ class Engine:
             self._decoder.move(source, target, length)
         started = time.perf_counter()
         logits = self._decoder.forward(rows)
-        forward_s = time.perf_counter() - started
+        ended = time.perf_counter()
         wanted = [n for n, share in enumerate(shares) if share.job.draft is not None]
         accepted = accept([logits[n] for n in wanted], [shares[n].drafted() for n in wanted])
         emitted: list[list[int]] = [[] for _ in shares]
         for n, tokens in zip(wanted, accepted, strict=True):
             emitted[n] = tokens
         kind = "decode" if wanted else "prefill"
-        metrics.FORWARD_PASS_SECONDS.labels(kind).observe(forward_s)
+        metrics.FORWARD_PASS_SECONDS.labels(kind).observe(ended - started)
         metrics.FORWARD_PASS_ROWS.labels(kind).observe(len(rows))
-        return emitted, Took(forward_s, len(self._seated))
+        sampling_s = time.perf_counter() - ended
+        return emitted, Took(started, ended - started, sampling_s, len(self._seated))
 
 
 def measure_cost(decoder: Decoder) -> PassCost:

@@ -1,8 +1,10 @@
 """How a graph's weights are stored: fp32, fp16 (computed in fp32), int8 or int4.
 
 fp16 halves the files and nothing else: Cast nodes widen the weights, which onnxruntime folds once
-when it loads the graph. int8 and int4 are blockwise weights of MatMulNBits, with activations in
-int8 (accuracy level 4).
+when it loads the graph. int8 multiplies bytes: a scale for each column of the weights, and for
+each token one that its own activations give, so that a token's logits still do not depend on its
+company; sums of integers are exact in any order. int4 are blockwise weights of MatMulNBits, with
+activations in int8 (accuracy level 4).
 """
 
 from __future__ import annotations
@@ -19,15 +21,21 @@ PRECISIONS = ("fp32", "fp16", "int8", "int4")
 BLOCK_SIZE = 32
 ACCURACY_LEVEL = 4
 _STORED = "/stored_as_fp16"
+_QUANTIZED = ("MatMulNBits", "MatMulIntegerToFloat")
+_ZERO, _STEPS = 128, 127
+"""Of a byte: what stands for 0, and the steps to either side."""
+_TINY = 1e-12
 
 
 def convert(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """The graph in another precision. Only fp32 and fp16 graphs can be converted."""
-    if any(node.op_type == "MatMulNBits" for node in model.graph.node):
+    if any(node.op_type in _QUANTIZED for node in model.graph.node):
         raise ModelError("the model is quantized already; convert from fp32 or fp16")
     widen(model)
-    if precision in ("int8", "int4"):
-        model = _quantize(model, 8 if precision == "int8" else 4)
+    if precision == "int8":
+        Bytes(model).run()
+    if precision == "int4":
+        model = _quantize(model)
     if precision != "fp32":
         _narrow(model)
     return model
@@ -68,14 +76,14 @@ def _narrow(model: onnx.ModelProto) -> None:
     graph.node.extend([*casts, *nodes])
 
 
-def _quantize(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
+def _quantize(model: onnx.ModelProto) -> onnx.ModelProto:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
     # It logs every node it looks at.
     logging.getLogger(MatMulNBitsQuantizer.__module__).setLevel(logging.WARNING)
     quantizer = MatMulNBitsQuantizer(
         model,
-        bits=bits,
+        bits=4,
         block_size=BLOCK_SIZE,
         is_symmetric=True,
         accuracy_level=ACCURACY_LEVEL,
@@ -83,3 +91,84 @@ def _quantize(model: onnx.ModelProto, bits: int) -> onnx.ModelProto:
     quantizer.process()
     quantized: onnx.ModelProto = quantizer.model.model
     return quantized
+
+
+class Bytes:
+    """Rewrites each multiplication by a constant matrix as one of unsigned bytes.
+
+    onnxruntime's kernels for signed activations are slow, those for unsigned activations and signed
+    weights overflow where the CPU has no VNNI; both unsigned is exact and fast everywhere.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._matrices = {i.name: i for i in model.graph.initializer}
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._bytes: dict[str, tuple[str, str]] = {}
+
+    def run(self) -> None:
+        graph = self._model.graph
+        for node in graph.node:
+            if node.op_type == "MatMul" and node.input[1] in self._matrices:
+                self._multiply(node.input[0], node.input[1], node.output[0])
+            else:
+                self._nodes.append(node)
+        used = {name for node in self._nodes for name in node.input}
+        kept = [i for i in graph.initializer if i.name in used]
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(self._nodes)
+        graph.initializer.extend([*kept, *self._constants.values()])
+        if all(opset.domain != "com.microsoft" for opset in self._model.opset_import):
+            self._model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    def _multiply(self, activations: str, matrix: str, product: str) -> None:
+        weights = numpy_helper.to_array(self._matrices[matrix]).astype(np.float64)
+        steps = np.abs(weights).max(axis=0) / _STEPS
+        steps[steps == 0] = 1.0
+        stored = (np.round(weights / steps) + _ZERO).astype(np.uint8)
+        quantized, largest = self._quantize(activations)
+        zero = self._constant("zero", np.array(_ZERO, np.uint8))
+        inputs = [
+            quantized,
+            self._constant(f"{matrix}/bytes", stored),
+            self._constant("one", np.array(1, np.float32)),
+            self._constant(f"{matrix}/steps", (steps / _STEPS).astype(np.float32)),
+            *(zero, zero),
+        ]
+        scaled = f"{product}/of_the_largest"
+        self._nodes += [
+            helper.make_node("MatMulIntegerToFloat", inputs, [scaled], domain="com.microsoft"),
+            helper.make_node("Mul", [scaled, largest], [product]),
+        ]
+
+    def _quantize(self, activations: str) -> tuple[str, str]:
+        """Bytes [..., K] and what they are multiples of, [..., 1] times 1 / 127."""
+        if activations in self._bytes:
+            return self._bytes[activations]
+        steps = self._constant("steps", np.array(_STEPS, np.float32))
+        # Conversion cuts off: half a step more makes it round.
+        shift = self._constant("shift", np.array(_ZERO + 0.5, np.float32))
+        tiny = self._constant("tiny", np.array(_TINY, np.float32))
+        axis = self._constant("axis", np.array([-1], np.int64))
+        name = f"{activations}/bytes"
+        parts = [
+            f"{name}/{part}" for part in ("abs", "max", "largest", "factor", "scaled", "shifted")
+        ]
+        absolute, most, largest, factor, scaled, shifted = parts
+        self._nodes += [
+            helper.make_node("Abs", [activations], [absolute]),
+            helper.make_node("ReduceMax", [absolute, axis], [most], keepdims=1),
+            helper.make_node("Max", [most, tiny], [largest]),
+            helper.make_node("Div", [steps, largest], [factor]),
+            helper.make_node("Mul", [activations, factor], [scaled]),
+            helper.make_node("Add", [scaled, shift], [shifted]),
+            helper.make_node("Cast", [shifted], [name], to=TensorProto.UINT8),
+        ]
+        self._bytes[activations] = (name, largest)
+        return name, largest
+
+    def _constant(self, name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
+        name = f"/bytes/{name}"
+        self._constants.setdefault(name, numpy_helper.from_array(value, name))
+        return name

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from services.verifier import metrics
-from services.verifier.batch import Limits
+from services.verifier.batch import Limits, Verified
 from services.verifier.config import VerifierConfig
 from services.verifier.drafting import WAYS
 from services.verifier.engine import Engine, measure_cost
@@ -24,7 +24,16 @@ from shared.config import BusConfig
 from shared.errors import InvalidRequestError
 from shared.lm.decoder import Decoder, load_decoder
 from shared.lm.self_test import check_rows
-from shared.messages import Cancel, Cancelled, Draft, Failed, Finished, GenerateRequest, Tokens
+from shared.messages import (
+    Cancel,
+    Cancelled,
+    Draft,
+    Failed,
+    Finished,
+    GenerateRequest,
+    Times,
+    Tokens,
+)
 from shared.runner import Part
 from shared.service import Service, background
 from shared.topics import generate_requests
@@ -115,11 +124,12 @@ class VerifierService(Service):
                     draft = await self._speculation.draft(
                         session, self._engine.way.drafters, self._engine.price
                     )
+                    drafted = time.perf_counter()
                     offset = session.num_output_tokens
                     verified = await self._engine.verify(session, draft.tokens, draft.survival)
                     emitted = session.emit(verified.tokens)
-                    round_s = time.perf_counter() - began
-                    session.settle(verified.draft, draft.votes, emitted, verified.took, round_s)
+                    times = _times(draft, drafted - began, verified, time.perf_counter() - began)
+                    session.settle(verified.draft, draft.votes, emitted, verified.took, times)
                     await self._send_tokens(request, offset, emitted)
         finally:
             del self._sessions[session.id]
@@ -196,6 +206,15 @@ class VerifierService(Service):
 def _expired(session: Session) -> Failed:
     text = f"the deadline passed after {session.num_output_tokens} tokens"
     return Failed(session.request.request_id, "deadline_exceeded", text)
+
+
+def _times(draft: Draft, asking_s: float, verified: Verified, round_s: float) -> Times:
+    """Where a round's time went; `asking_s` of it were spent on having a draft."""
+    took = verified.took
+    hops_s = max(0.0, asking_s - draft.draft_s - draft.vote_s)
+    parts = (asking_s - hops_s - draft.vote_s, draft.vote_s, hops_s, verified.waiting_s,
+             took.duration_s, took.sampling_s)  # fmt: skip
+    return Times(*parts, rest_s=max(0.0, round_s - sum(parts)))
 
 
 def _log_end(session: Session, duration_s: float) -> None:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
-from shared.messages import DrafterReport, GenerateRequest, Outcome, SpeculationReport, Vote
+from shared.messages import (
+    DrafterReport,
+    GenerateRequest,
+    Outcome,
+    SpeculationReport,
+    Times,
+    Vote,
+)
 from shared.tokens import common_length
 
 
@@ -52,6 +59,7 @@ class Session:
     num_sent: dict[str, int] = field(default_factory=dict)
     per_round: list[tuple[int, int]] = field(default_factory=list)
     num_timeouts: int = 0
+    times: Times = field(default_factory=Times)
     tallies: dict[str, DrafterTally] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,9 +103,11 @@ class Session:
         votes: Sequence[Vote],
         emitted: Sequence[int],
         took: Took,
-        round_s: float,
+        times: Times,
     ) -> None:
-        """Closes a round: what was drafted, what came of it, what the pass and the round took."""
+        """Closes a round: what was drafted, what came of it, and where the time went."""
+        spent = [sum(pair) for pair in zip(astuple(self.times), astuple(times), strict=True)]
+        self.times = Times(*spent)
         num_accepted = common_length(draft, emitted)
         self.per_round.append((len(draft), num_accepted))
         since = self.outcome or Outcome(self.round, 0, 0, 0, 0.0, 0.0, 0)
@@ -107,7 +117,7 @@ class Session:
             since.num_draft_tokens + len(draft),
             since.num_accepted_tokens + num_accepted,
             since.pass_s + took.duration_s,
-            since.round_s + round_s,
+            since.round_s + sum(astuple(times)),
             took.num_running,
         )
         for vote in votes:
@@ -127,12 +137,15 @@ class Session:
             )
             for name, tally in sorted(self.tallies.items())
         ]
-        return SpeculationReport(self.per_round, self.num_timeouts, drafters)
+        return SpeculationReport(self.per_round, self.num_timeouts, self.times, drafters)
 
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """The cost of a forward pass: seconds, and the requests that were in work meanwhile."""
+    """The cost of a forward pass: when it began by `time.perf_counter`, its seconds and those of
+    drawing from its logits, and the requests that were in work meanwhile."""
 
+    started: float
     duration_s: float
+    sampling_s: float
     num_running: int

@@ -52,7 +52,7 @@ class Speculation:
     async def draft(self, session: Session, wanted: Drafters, price: float) -> Draft:
         """The draft of the session's round; an empty one if there is none to be had in time.
         `price` is the probability of acceptance from which on a token pays."""
-        nothing = Draft(session.id, session.round, [], [], session.speculation_length, [])
+        nothing = Draft(session.id, session.round, [], [], session.speculation_length, 0.0, 0.0, [])
         if wanted == "none":
             return nothing
         length = min(session.speculation_length, self._max_length, session.num_remaining_tokens - 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -101,6 +102,7 @@ class VoterService(Service):
         """Votes, and hands the draft to the sender."""
         if opened.is_closed:
             return
+        started = time.perf_counter()
         request = opened.request
         self._stop_timer(request.request_id)
         if closed_by == "deadline":
@@ -121,7 +123,14 @@ class VoterService(Service):
         length = self._next_length(request, survival)
         is_whole = self._config.length == "climb" or self._config.fixed_length is not None
         draft = Draft(
-            request.request_id, request.round, tokens, [] if is_whole else survival, length, votes
+            request.request_id,
+            request.round,
+            tokens,
+            [] if is_whole else survival,
+            length,
+            max((p.draft_s for p in opened.proposals.values()), default=0.0),
+            time.perf_counter() - started,
+            votes,
         )
         self._outbound.put_nowait((request.reply_to, draft))
 

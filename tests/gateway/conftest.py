@@ -26,6 +26,7 @@ from shared.messages import (
     Finished,
     GenerateRequest,
     SpeculationReport,
+    Times,
     Tokens,
 )
 from shared.service import Service, Terminal, background
@@ -34,7 +35,7 @@ from tests.system import running
 
 MODEL = "talker"
 END = "<|im_end|>"
-REPORT = SpeculationReport([(4, 4), (4, 0), (0, 0)], 1, [])
+REPORT = SpeculationReport([(4, 4), (4, 0), (0, 0)], 1, Times(), [])
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. ",
     "naïve café – ",

@@ -18,11 +18,12 @@ from shared.messages import (
     GenerateRequest,
     Sampling,
     SpeculationReport,
+    Times,
     Tokens,
 )
 
 REQUEST = GenerateRequest("r-1", "gateway", [1, 2], 4, Sampling(temperature=0.0), [], 0.0)
-END = Finished("r-1", 3, "length", SpeculationReport([], 0, []))
+END = Finished("r-1", 3, "length", SpeculationReport([], 0, Times(), []))
 
 
 class Desk:

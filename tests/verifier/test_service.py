@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -193,3 +193,12 @@ async def test_a_garbled_inbox_changes_nothing(client: Client, verifier: Verifie
     await client.bus.send([verifier.instance_id], Release("x", 0, [], None))
     tokens, _ = await client.generate(PROMPT, 3, GREEDY)
     assert len(tokens) == 3
+
+
+async def test_the_report_says_where_the_time_went(client: Client) -> None:
+    started = time.perf_counter()
+    _, finished = await client.generate([5, 6, 7], 20, Sampling(temperature=0.8, seed=1))
+    took_s = time.perf_counter() - started
+    times = finished.speculation.times
+    assert min(times.forward_s, times.sampling_s, times.rest_s) > 0
+    assert times.forward_s < sum(astuple(times)) < took_s

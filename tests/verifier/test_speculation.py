@@ -13,7 +13,7 @@ from services.verifier.session import Session, Took
 from services.verifier.speculation import Speculation
 from shared.bus import Bus, Instance, connect
 from shared.config import BusConfig
-from shared.messages import Draft, DraftRequest, GenerateRequest, Release, Sampling, Vote
+from shared.messages import Draft, DraftRequest, GenerateRequest, Release, Sampling, Times, Vote
 from shared.registry import Registry
 
 VERIFIER, VOTER, DRAFTER = "verifier.test", "voter.test", "drafter.test"
@@ -47,6 +47,8 @@ class Scene:
                 answer,
                 [0.9] * len(answer),
                 request.speculation_length,
+                0.0,
+                0.0,
                 votes or [],
             )
         )
@@ -56,7 +58,13 @@ class Scene:
 
     def settle(self, draft: Draft) -> None:
         emitted = self.session.emit([7])
-        self.session.settle(draft.tokens, draft.votes, emitted, Took(0.5, 2), 1.0)
+        self.session.settle(
+            draft.tokens,
+            draft.votes,
+            emitted,
+            Took(0.0, 0.5, 0.0, 2),
+            Times(forward_s=0.5, rest_s=0.5),
+        )
 
 
 @pytest.fixture
@@ -113,7 +121,7 @@ async def test_a_late_draft_is_not_waited_for_and_still_tells_the_length(scene: 
     assert draft.tokens == []
     assert scene.session.num_timeouts == 1
     scene.settle(draft)
-    scene.speculation.deliver(Draft(scene.session.id, 0, [9], [0.9], 2, []))
+    scene.speculation.deliver(Draft(scene.session.id, 0, [9], [0.9], 2, 0.0, 0.0, []))
     assert scene.session.speculation_length == 2
     await scene.asked()
     await scene.round([7])
@@ -128,7 +136,7 @@ async def test_a_silent_voter_is_asked_and_not_waited_for_until_it_speaks(scene:
         assert scene.session.num_timeouts == 1
         assert scene.session.round == number + 1
     assert [(await scene.asked()).round for _ in range(4)] == [0, 1, 2, 3]
-    scene.speculation.deliver(Draft(scene.session.id, 3, [9], [0.9], 4, []))
+    scene.speculation.deliver(Draft(scene.session.id, 3, [9], [0.9], 4, 0.0, 0.0, []))
     assert (await scene.round([7])).tokens == [7]
 
 
@@ -145,7 +153,7 @@ async def test_another_voter_takes_the_place_of_a_silent_one(scene: Scene) -> No
         request = await asyncio.wait_for(mails[heard], 5)
         assert isinstance(request, DraftRequest)
         assert (request.voter, request.start, request.round) == (heard, 0, 1)
-        scene.speculation.deliver(Draft(scene.session.id, 1, [8], [0.9], 4, []))
+        scene.speculation.deliver(Draft(scene.session.id, 1, [8], [0.9], 4, 0.0, 0.0, []))
         assert (await drafting).tokens == [8]
 
 

@@ -44,7 +44,7 @@ def proposal(
     is_synced: bool = True,
 ) -> Proposal:
     margins = [1.0] * len(tokens)
-    return Proposal(request_id, round, drafter, list(tokens), margins, is_synced)
+    return Proposal(request_id, round, drafter, list(tokens), margins, 0.001, is_synced)
 
 
 def reason(rounds: Rounds, late: Proposal) -> str:

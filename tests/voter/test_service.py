@@ -280,7 +280,7 @@ async def test_the_walk_is_a_setting(bus: Bus) -> None:
 
 async def test_what_does_not_belong_in_the_inbox_is_passed_over(bus: Bus) -> None:
     async with voting(bus) as peer:
-        await bus.send([peer.voter.instance_id], Draft("r", 0, [], [], 4, []))
+        await bus.send([peer.voter.instance_id], Draft("r", 0, [], [], 4, 0.0, 0.0, []))
         await peer.nothing()
 
 

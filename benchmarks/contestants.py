@@ -1,0 +1,226 @@
+"""What competes in benchmarks.llm: Quorum in several ways, and other engines, on the same target.
+
+A contestant is loaded once and then waits, without using the CPU, until it is its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import aiohttp
+
+from benchmarks import grow
+from benchmarks.generation import ROOT, system
+from benchmarks.prompts import prompts
+from services.verifier.export import export
+
+WORK = ROOT / "build" / "benchmarks"
+THREADS = 2
+DRAFTERS = ("quorum-draft-small", "quorum-draft-wide")
+START_TIMEOUT_S = 120.0
+FEWEST_PROMPTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One workload."""
+
+    kind: str
+    temperature: float
+    concurrency: int
+
+    def prompts(self) -> list[list[int]]:
+        return prompts(self.kind, max(FEWEST_PROMPTS, self.concurrency))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a system made of a cell, once. `outputs` are texts or token ids."""
+
+    seconds: float
+    outputs: list[object] = field(repr=False)
+    acceptance: float | None = None
+    """Tokens for each row of a target pass that was not a prompt's."""
+    drafting: float | None = None
+    """Share of the rounds' time that went by waiting for drafters at work."""
+    control: float | None = None
+    """Share that went neither there nor into forward passes: votes, messages, waiting, sampling."""
+
+
+class Contestant(Protocol):
+    """A system that is loaded and waits."""
+
+    def run(self, cell: Cell, max_tokens: int) -> Run: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum:
+    """Through the REST door."""
+
+    url: str
+
+    def run(self, cell: Cell, max_tokens: int) -> Run:
+        return asyncio.run(self._run(cell, max_tokens))
+
+    async def _run(self, cell: Cell, max_tokens: int) -> Run:
+        timeout = aiohttp.ClientTimeout(total=900)
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            gate = asyncio.Semaphore(cell.concurrency)
+
+            async def complete(seed: int, prompt: list[int]) -> dict[str, object]:
+                body = {"prompt": prompt, "max_tokens": max_tokens, "seed": seed,
+                        "temperature": cell.temperature, "ignore_eos": True,
+                        "return_speculation": True}  # fmt: skip
+                async with gate, http.post(f"{self.url}/v1/completions", json=body) as response:
+                    answer: dict[str, object] = await response.json()
+                    assert response.status == 200, answer
+                    return answer
+
+            started = time.perf_counter()
+            answers = await asyncio.gather(
+                *(complete(seed, prompt) for seed, prompt in enumerate(cell.prompts()))
+            )
+            seconds = time.perf_counter() - started
+        reports = [answer["metrics"]["speculative_decoding"] for answer in answers]
+        total = sum(sum(report["seconds"].values()) for report in reports)
+        drafting = sum(report["seconds"]["drafting"] for report in reports)
+        forward = sum(report["seconds"]["forward_pass"] for report in reports)
+        num_passes = sum(report["num_target_passes"] for report in reports)
+        return Run(
+            seconds,
+            [answer["choices"][0]["text"] for answer in answers],
+            len(answers) * max_tokens / num_passes,
+            drafting / total,
+            1 - (drafting + forward) / total,
+        )
+
+    async def until_ready(self) -> None:
+        """Until a request is answered."""
+        give_up = time.monotonic() + START_TIMEOUT_S
+        async with aiohttp.ClientSession() as http:
+            while time.monotonic() < give_up:
+                try:
+                    body = {"prompt": [5, 6], "max_tokens": 1}
+                    async with http.post(f"{self.url}/v1/completions", json=body) as response:
+                        if response.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.2)  # a process that starts sends no word
+        raise TimeoutError("Quorum did not get ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A worker process of benchmarks/peers."""
+
+    process: subprocess.Popen[str]
+
+    def run(self, cell: Cell, max_tokens: int) -> Run:
+        job = {"prompts": cell.prompts(), "max_tokens": max_tokens, "seed": 0,
+               "temperature": cell.temperature, "concurrency": cell.concurrency}  # fmt: skip
+        answer = self.ask(job)
+        return Run(answer["seconds"], answer["tokens"])
+
+    def ask(self, line: dict[str, object]) -> dict[str, object]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(line) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, object] = json.loads(self.process.stdout.readline())
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A target model in the forms that the contestants want."""
+
+    name: str
+    hugging_face: Path
+
+    def exported(self, precision: str) -> Path:
+        folder = WORK / f"{self.name}-{precision}"
+        if not (folder / "manifest.json").is_file():
+            export(str(self.hugging_face), folder, precision)
+        return folder
+
+
+def prepare(name: str) -> Target:
+    """The shipped target (`family`), or it grown to a size."""
+    source = ROOT / "models" / "quorum-6m"
+    for drafter in DRAFTERS:
+        _as_hugging_face(ROOT / "models" / drafter, WORK / "hf" / drafter, None)
+    folder = WORK / "hf" / name
+    _as_hugging_face(source, folder, None if name == "family" else grow.SIZES[name])
+    return Target(name, folder)
+
+
+def _as_hugging_face(source: Path, out: Path, size: grow.Size | None) -> None:
+    if not (out / "model.safetensors").is_file():
+        config, weights = grow.read(source)
+        if size is not None:
+            config, weights = grow.grow(config, weights, size)
+        grow.save(config, weights, source, out)
+
+
+@contextmanager
+def contestant(
+    spec: str, target: Target, draft_length: int, peers_python: str
+) -> Iterator[Contestant]:
+    """Starts what `spec` names: quorum:WAY[:PRECISION] or ENGINE:MODE[:PRECISION], the latter with
+    a Python that has it installed."""
+    engine, mode, precision = [*spec.split(":"), "fp32"][:3]
+    if engine == "quorum":
+        environment = {
+            "GATEWAY_MODEL": str(target.exported(precision)),
+            "VERIFIER_MODEL": str(target.exported(precision)),
+            "VERIFIER_MAX_BATCH": "64",
+            "DRAFTER_MAX_REQUESTS": "64",
+            **_settings(mode, draft_length),
+        }
+        bus = "redis" if mode.startswith("redis") else "embedded"
+        with system(bus, environment) as (url, _):
+            quorum = Quorum(url)
+            asyncio.run(quorum.until_ready())
+            yield quorum
+        return
+    draft = str(WORK / "hf" / DRAFTERS[1]) if mode == "draft" else None
+    command = [peers_python, "-m", f"benchmarks.peers.{engine}"]
+    with (
+        (WORK / f"{spec.replace(':', '-')}.log").open("w") as log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
+                         text=True, cwd=ROOT) as process,
+    ):  # fmt: skip
+        peer = Peer(process)
+        peer.ask({"target": str(target.hugging_face), "draft": draft, "mode": mode,
+                  "precision": precision, "threads": THREADS, "work": str(WORK / "peers"),
+                  "num_draft_tokens": draft_length})  # fmt: skip
+        yield peer
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _settings(mode: str, draft_length: int) -> dict[str, str]:
+    """The ways in which Quorum runs: all that it has, and steps of the paper's ablation."""
+    one = f"models/{DRAFTERS[1]}"
+    fixed = {"VERIFIER_DRAFTING": "all", "VOTER_FIXED_LENGTH": str(draft_length),
+             "VERIFIER_SPECULATION_LENGTH": str(draft_length)}  # fmt: skip
+    return {
+        "auto": {},
+        "redis": {},
+        "plain": {"VERIFIER_DRAFTING": "none"},
+        "redis-plain": {"VERIFIER_DRAFTING": "none"},
+        "single": {**fixed, "DRAFTER_MODELS": one},
+        "vote": {**fixed, "VOTER_WALK": "greedy"},
+        "climb": {"VERIFIER_DRAFTING": "all", "VOTER_WALK": "greedy", "VOTER_LENGTH": "climb"},
+    }[mode]

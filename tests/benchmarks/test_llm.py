@@ -1,0 +1,25 @@
+"""The table of benchmarks.llm says what the samples say."""
+
+from __future__ import annotations
+
+from benchmarks.llm import Sample, report
+
+
+def sample(system: str, kind: str, tokens_per_s: float, same: int | None = None) -> Sample:
+    return Sample("110m", system, kind, 0.0, 1, tokens_per_s, 2.0, 0.1, 0.05, same)
+
+
+def test_ratios_are_those_of_medians_of_each_kind() -> None:
+    samples = [sample("quorum:plain", kind, speed, 4) for kind in ("code", "edits")
+               for speed in (40.0, 50.0, 500.0)]  # fmt: skip
+    samples += [sample("quorum:auto", "code", speed, 4) for speed in (100.0, 150.0, 151.0)]
+    samples += [sample("quorum:auto", "edits", speed, 3) for speed in (1.0, 250.0, 251.0)]
+    plain, auto = report(samples).splitlines()[2:]
+    assert "| quorum:plain | 50 (40 to 500) | 1.00 |" in plain
+    assert "| 4.00 | code 3.00, edits 5.00 |" in auto
+    assert "| 2.00 | 0.10 | 0.05 | 21/24 |" in auto
+
+
+def test_a_system_whose_texts_cannot_be_compared_says_so() -> None:
+    (line,) = report([sample("llama_cpp:plain", "code", 9.0)]).splitlines()[2:]
+    assert line.endswith("|  |  | 2.00 | 0.10 | 0.05 | 0/0 |")
