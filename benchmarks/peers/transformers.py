@@ -52,7 +52,9 @@ class Transformers:
                 **sampling,
                 **self._options,
             )
-        generated: Prompts = tokens[:, prompts.shape[1] :].tolist()
+        # What was looked up last may lead beyond the length asked for.
+        first = prompts.shape[1]
+        generated: Prompts = tokens[:, first : first + job.max_tokens].tolist()
         return generated
 
 

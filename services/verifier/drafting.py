@@ -65,7 +65,6 @@ class Drafting:
         self._ways = ways
         self._plain_rate = plain_rate
         self._levels: dict[int, Level] = {}
-        self._last: int | None = None
 
     def way(self, num_running: int) -> Way:
         """How to work while so many requests are in work."""
@@ -74,12 +73,7 @@ class Drafting:
 
     def observe(self, num_running: int, num_tokens: int, seconds: float) -> None:
         """A pass: the tokens that it emitted, and the time since the one before it ended."""
-        size = num_running.bit_length()
         level = self._level(num_running)
-        if size != self._last:
-            # What was begun at this level before was cut short.
-            level.num_passes, level.num_tokens, level.seconds = 0, 0, 0.0
-            self._last = size
         level.num_passes += 1
         if level.tried is None or level.num_passes > _SKIPPED_PASSES:
             level.num_tokens += num_tokens

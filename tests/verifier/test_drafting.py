@@ -56,3 +56,15 @@ def test_each_level_of_load_has_its_own_way() -> None:
         play(drafting, {"all": 50.0, "lookup": 60.0, "none": 100.0}, 500, num_running=30)
     assert drafting.way(1).drafters == "all"
     assert drafting.way(30).drafters == "none"
+
+
+def test_a_load_that_never_stays_the_same_is_learned_from() -> None:
+    """Short requests: each level lasts a few passes at a time."""
+    rates: dict[Drafters, float] = {"all": 50.0, "lookup": 60.0, "none": 100.0}
+    drafting = Drafting(WAYS, lambda _: 100.0)
+    num_plain = 0
+    for number in range(600):
+        for num_running in (1, 2, 4, 3, 1):
+            ways = play(drafting, rates, 3, num_running, seed=number)
+            num_plain += ways["none"] if number >= 300 else 0
+    assert num_plain > 0.85 * 300 * 15
