@@ -84,9 +84,11 @@ class Times:
 
 
 @dataclass(frozen=True, slots=True)
-class SpeculationReport:
-    """One request's speculation: `per_round` holds (draft tokens, accepted) of each target pass."""
+class GenerationReport:
+    """How the tokens of one request came to be: how many of its prompt's were in a cache already,
+    and for each target pass (draft tokens, accepted)."""
 
+    num_reused_tokens: int
     per_round: list[tuple[int, int]]
     num_timeouts: int
     times: Times
@@ -100,7 +102,7 @@ class Finished:
     request_id: str
     num_tokens: int
     reason: str
-    speculation: SpeculationReport
+    report: GenerationReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Cancelled:
     """Terminal: ended because the gateway asked for it, or because nobody waits any more."""
 
     request_id: str
-    speculation: SpeculationReport
+    report: GenerationReport
 
 
 @dataclass(frozen=True, slots=True)

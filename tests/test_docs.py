@@ -44,7 +44,7 @@ def test_every_function_named_in_the_architecture_exists() -> None:
     assert len(named) > 8
     for file, function in named:
         sources = [path for path in ROOT.glob(f"s*/**/{file}")]
-        assert any(re.search(rf"def {function}\(", path.read_text()) for path in sources), (
+        assert any(re.search(rf"(def|class) {function}\b", path.read_text()) for path in sources), (
             file,
             function,
         )

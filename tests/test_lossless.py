@@ -61,6 +61,8 @@ class Case:
     bus: str = "memory"
     min_acceptance: float = 1.2
     """Mean acceptance length: a test in which nothing is accepted would show little."""
+    reuses: bool = True
+    """Whether beginnings that prompts share are to be computed once."""
 
 
 CASES = [
@@ -77,6 +79,7 @@ CASES = [
     Case("length 12", voter={"fixed_length": 12}, verifier={"speculation_length": 12}),
     Case("one at a time", verifier={"max_batch": 1}, num_cases=24),
     Case("tiny prefill chunks", verifier={"prefill_tokens": 3}),
+    Case("no prefix cache", verifier={"prefix_cache_mb": 0}, reuses=False),
     Case("no time for drafts", verifier={"draft_timeout_s": 1e-6}, min_acceptance=1.0),
     Case("over Redis", bus="redis"),
 ]
@@ -99,8 +102,12 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     write_toy(folder / "small", noise=0.08)
     write_toy(folder / "wide", noise=0.05)
     rng = np.random.default_rng(5)
+    # Every other one begins with one of three system prompts.
+    systems = [rng.integers(2, VOCAB_SIZE, length).tolist() for length in (33, 64, 90)]
     prompts = [
-        rng.integers(2, VOCAB_SIZE, rng.integers(1, 60)).tolist() for _ in range(NUM_PROMPTS)
+        (systems[number % 3] if number % 2 else [])
+        + rng.integers(2, VOCAB_SIZE, rng.integers(1, 60)).tolist()
+        for number in range(NUM_PROMPTS)
     ]
     return write_texts(folder, prompts)
 
@@ -169,8 +176,9 @@ async def check(family: Family, case: Case, config: BusConfig) -> None:
     for n, (tokens, _) in zip(chosen, answers, strict=True):
         assert family.texts[n] == tokens, (n, family.samplings[n])
     assert mean_acceptance_length([finished for _, finished in answers]) >= case.min_acceptance
+    assert any(finished.report.num_reused_tokens for _, finished in answers) == case.reuses
 
 
 def mean_acceptance_length(answers: Sequence[Finished]) -> float:
-    rounds = [r for finished in answers for r in finished.speculation.per_round]
+    rounds = [r for finished in answers for r in finished.report.per_round]
     return 1 + sum(accepted for _, accepted in rounds) / len(rounds)

@@ -24,8 +24,8 @@ from shared.messages import (
     Failed,
     Finished,
     GenerateRequest,
+    GenerationReport,
     Sampling,
-    SpeculationReport,
 )
 from shared.registry import Registry
 from shared.topics import generate_requests
@@ -75,7 +75,7 @@ class Piece:
     text: str
     num_tokens: int
     reason: str | None = None
-    speculation: SpeculationReport | None = None
+    report: GenerationReport | None = None
 
 
 class Generator:
@@ -157,8 +157,8 @@ class Generator:
                 text += scanner.flush()
                 reason = event.reason if isinstance(event, Finished) else "stop"
                 reason = "stop" if scanner.is_stopped else reason
-                clock.end(reason, len(request.prompt), num_tokens, event.speculation)
-                yield Piece(text, num_tokens, reason, event.speculation)
+                clock.end(reason, len(request.prompt), num_tokens, event.report)
+                yield Piece(text, num_tokens, reason, event.report)
             else:
                 raise UnavailableError("the request was cancelled by the server")
 
@@ -190,7 +190,7 @@ class Clock:
         self._last = now
 
     def end(
-        self, reason: str, num_prompt: int, num_tokens: int, report: SpeculationReport | None
+        self, reason: str, num_prompt: int, num_tokens: int, report: GenerationReport | None
     ) -> None:
         """The choice is finished."""
         model, now = self._model, time.perf_counter()

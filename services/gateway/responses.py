@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.messages import Scores, SpeculationReport
+from shared.messages import GenerationReport, Scores
 
 Json = dict[str, object]
 
@@ -57,15 +57,17 @@ class Shape:
         }
 
 
-def usage(num_prompt_tokens: int, num_completion_tokens: int) -> Json:
+def usage(num_prompt_tokens: int, num_completion_tokens: int, num_reused_tokens: int) -> Json:
+    """OpenAI's `usage`; of the prompts, `num_reused_tokens` were in a cache already."""
     return {
         "prompt_tokens": num_prompt_tokens,
         "completion_tokens": num_completion_tokens,
         "total_tokens": num_prompt_tokens + num_completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": num_reused_tokens},
     }
 
 
-def speculation(report: SpeculationReport) -> Json:
+def speculation(report: GenerationReport) -> Json:
     """vLLM's `metrics.speculative_decoding` object, and what each drafter did."""
     rounds = report.per_round
     drafts = [(drafted, accepted) for drafted, accepted in rounds if drafted > 0]

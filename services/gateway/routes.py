@@ -22,7 +22,7 @@ from services.gateway.responses import Json, Shape
 from services.gateway.schemas import ChatBody, CompletionBody, GenerationBody, parse
 from services.gateway.text import TextModel
 from shared.errors import InvalidRequestError, QuorumError
-from shared.messages import SpeculationReport
+from shared.messages import GenerationReport
 from shared.registry import Registry
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -37,14 +37,14 @@ class Choice:
     text: str = ""
     num_tokens: int = 0
     reason: str | None = None
-    speculation: SpeculationReport | None = None
+    report: GenerationReport | None = None
     is_begun: bool = field(default=False)
 
     def add(self, piece: Piece) -> None:
         self.text += piece.text
         self.num_tokens = piece.num_tokens
         self.reason = piece.reason
-        self.speculation = piece.speculation
+        self.report = piece.report
 
 
 class GenerationRoutes:
@@ -112,7 +112,6 @@ class GenerationRoutes:
         max_tokens: int,
     ) -> web.StreamResponse:
         choices = self._choices(body, prompts, max_tokens)
-        num_prompt_tokens = sum(len(prompt) for prompt in prompts)
         prefix = "chatcmpl" if kind == "chat" else "cmpl"
         shape = Shape(
             kind, f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.manifest.name
@@ -120,13 +119,11 @@ class GenerationRoutes:
         with self._admission.enter(len(choices)):
             async with aclosing(self._run(choices)) as pieces:
                 if body.stream:
-                    return await self._stream(
-                        request, body, shape, choices, pieces, num_prompt_tokens
-                    )
+                    return await self._stream(request, body, shape, prompts, choices, pieces)
                 async for _ in pieces:
                     pass
         done = [shape.choice(c.index, c.text, c.reason) for c in choices]
-        total = responses.usage(num_prompt_tokens, sum(c.num_tokens for c in choices))
+        total = _usage(prompts, choices)
         return web.json_response({**shape.whole(done, total), **_metrics(body, choices)})
 
     def _choices(
@@ -202,9 +199,9 @@ class GenerationRoutes:
         request: web.Request,
         body: GenerationBody,
         shape: Shape,
+        prompts: Sequence[list[int]],
         choices: Sequence[Choice],
         pieces: AsyncIterator[tuple[Choice, Piece]],
-        num_prompt_tokens: int,
     ) -> web.StreamResponse:
         """Chunks as the pieces come, then the usage and the report if they were asked for."""
         events = EventStream(request)
@@ -218,11 +215,17 @@ class GenerationRoutes:
             return await events.end()
         wants_usage = body.stream_options is not None and body.stream_options.include_usage
         if wants_usage or body.return_speculation:
-            num_completion_tokens = sum(choice.num_tokens for choice in choices)
-            total = responses.usage(num_prompt_tokens, num_completion_tokens)
-            last = shape.chunk([], total if wants_usage else None)
+            last = shape.chunk([], _usage(prompts, choices) if wants_usage else None)
             await events.send({**last, **_metrics(body, choices)})
         return await events.end()
+
+
+def _usage(prompts: Sequence[list[int]], choices: Sequence[Choice]) -> Json:
+    """Each prompt counts once, however many choices it has, as what the first of them met."""
+    firsts = choices[:: len(choices) // len(prompts)]
+    num_reused = sum(choice.report.num_reused_tokens for choice in firsts if choice.report)
+    num_completion = sum(choice.num_tokens for choice in choices)
+    return responses.usage(sum(map(len, prompts)), num_completion, num_reused)
 
 
 def _delta(shape: Shape, choice: Choice, piece: Piece) -> Json:
@@ -235,7 +238,7 @@ def _metrics(body: GenerationBody, choices: Sequence[Choice]) -> Json:
     """The speculation of the only choice; null for several, as in vLLM."""
     if not body.return_speculation:
         return {}
-    report = choices[0].speculation if len(choices) == 1 else None
+    report = choices[0].report if len(choices) == 1 else None
     detail = None if report is None else responses.speculation(report)
     seed = choices[0].wanted.sampling.seed
     return {"metrics": {"speculative_decoding": detail, "seed": seed}}

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from services.verifier.acceptance import Drafted
 from services.verifier.draft_lengths import choose_lengths
 from services.verifier.pass_cost import PassCost
+from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
-from shared.lm.decoder import Row
+from shared.lm.decoder import FloatArray, Row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,17 +41,21 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A job's part of a pass: its tokens behind those in its cache, the draft last."""
+    """A job's part of a pass: its tokens behind the first `start` in its cache, the draft last."""
 
     job: Job
+    start: int
     tokens: Sequence[int]
-    draft: Sequence[int]
+    draft: Sequence[int] = ()
+    restored_at: int = 0
+    restored: Sequence[FloatArray] = ()
+    """Blocks of the prefix cache that are put in from token `restored_at` on, before the pass."""
 
     def row(self) -> Row:
         """What the decoder is to do for it."""
         session = self.job.session
         num_logits = 0 if self.job.draft is None else len(self.draft) + 1
-        return Row(session.slot, session.num_cached, self.tokens, num_logits)
+        return Row(session.slot, self.start, self.tokens, num_logits)
 
     def drafted(self) -> Drafted:
         """What the target's logits are to be compared with."""
@@ -69,10 +74,20 @@ class Limits:
     prefill_delay_s: float
 
 
-def compose(jobs: Sequence[Job], cost: PassCost, limits: Limits) -> list[Share]:
+def compose(
+    jobs: Sequence[Job], cost: PassCost, limits: Limits, prefixes: PrefixCache
+) -> list[Share]:
     """The next pass: all drafts that are there, and beside them some of the prompts."""
     shares = _cut([job for job in jobs if job.draft is not None], cost)
-    return shares + _fill(shares, [job for job in jobs if job.draft is None], cost, limits)
+    prompts = [job for job in jobs if job.draft is None]
+    if not prompts:
+        return shares
+    room = limits.prefill_tokens
+    if shares:
+        num_tokens = sum(len(share.tokens) for share in shares)
+        # At least one, or a prompt might wait for ever.
+        room = max(1, cost.fitting(num_tokens, limits.prefill_delay_s, room))
+    return shares + _fill(prompts, room, prefixes)
 
 
 def _cut(jobs: Sequence[Job], cost: PassCost) -> list[Share]:
@@ -86,25 +101,25 @@ def _cut(jobs: Sequence[Job], cost: PassCost) -> list[Share]:
         draft = list(job.draft or ())
         if job.survival:
             draft = draft[:length]
-        shares.append(Share(job, [*tokens, *draft], draft))
+        shares.append(Share(job, job.session.num_cached, [*tokens, *draft], draft))
     return shares
 
 
-def _fill(
-    verifications: Sequence[Share], prompts: Sequence[Job], cost: PassCost, limits: Limits
-) -> list[Share]:
-    """As much of the prompts, in turn, as delays the verifications no more than is allowed."""
-    room = limits.prefill_tokens
-    if verifications and prompts:
-        num_tokens = sum(len(share.tokens) for share in verifications)
-        # At least one, or a prompt might wait for ever.
-        room = max(1, cost.fitting(num_tokens, limits.prefill_delay_s, room))
+def _fill(prompts: Sequence[Job], room: int, prefixes: PrefixCache) -> list[Share]:
+    """The next tokens of the prompts in turn, `room` in all, behind what is known already. What
+    one of them computes in this pass, the others wait for."""
     shares = []
+    in_work: set[bytes] = set()
     for job in prompts:
-        start = job.session.num_cached
-        tokens = job.session.tokens[start : start + min(job.session.num_uncached - 1, room)]
-        room -= len(tokens)
-        if not tokens:
+        if not room:
             break
-        shares.append(Share(job, tokens, ()))
+        session = job.session
+        restored_at, restored = prefixes.find(session)
+        start = max(session.num_cached, restored_at + len(restored) * prefixes.block_tokens)
+        end = min(start + room, len(session.tokens) - 1)
+        blocks = prefixes.ahead(session, start, end)
+        if in_work.isdisjoint(blocks):
+            shares.append(Share(job, start, session.tokens[start:end], (), restored_at, restored))
+            in_work.update(blocks)
+            room -= end - start
     return shares

@@ -24,6 +24,9 @@ class VerifierConfig(Settings):
     prefill_delay_s: float = Field(
         0.05, gt=0, description="that a prompt may add to a pass of others"
     )
+    prefix_cache_mb: int = Field(
+        256, ge=0, description="memory for beginnings that prompts share; 0: none"
+    )
     drafting: Literal["auto", "all", "lookup", "none"] = Field(
         "auto", description="who drafts; auto: whatever is fastest at the load"
     )

@@ -21,8 +21,9 @@ from services.verifier.draft_lengths import token_price
 from services.verifier.drafting import WAYS, Drafting, Way
 from services.verifier.pace import Absence, Usual
 from services.verifier.pass_cost import SIZES, PassCost
+from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
-from shared.lm.decoder import Decoder, Row
+from shared.lm.decoder import Decoder, FloatArray, Row
 
 _MEASURING_S = 3.0
 _FEWEST_SIZES = 4
@@ -37,6 +38,17 @@ class Move:
     session: Session
 
 
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What a pass gave: the target's tokens for each share, how much of each share's tokens stays
+    in the cache, blocks for the prefix cache, and what it cost."""
+
+    emitted: list[list[int]]
+    num_kept: list[int]
+    blocks: list[tuple[bytes, FloatArray]]
+    took: Took
+
+
 class Engine:
     """Takes jobs from coroutines and answers each when the pass that held it is over.
 
@@ -48,12 +60,14 @@ class Engine:
         decoder: Decoder,
         cost: PassCost,
         limits: Limits,
+        prefixes: PrefixCache,
         ways: Sequence[Way] = WAYS,
     ) -> None:
         self._decoder = decoder
         self._cost = cost
         self._drafting = Drafting(ways, lambda num_running: num_running / cost.seconds(num_running))
         self._limits = limits
+        self._prefixes = prefixes
         self._thread = ThreadPoolExecutor(1, "forward-pass")
         self._jobs: list[Job] = []
         self._wanted = asyncio.Event()
@@ -119,11 +133,12 @@ class Engine:
             shares = self._take()
             if not shares:
                 continue
+            # Slots as they are now: while the pass runs, requests leave and others are moved.
             rows = [share.row() for share in shares]
             moves = [(m.source, m.target, m.session.num_cached) for m in self._moves]
             self._moves.clear()
             try:
-                results, took = await loop.run_in_executor(
+                passed = await loop.run_in_executor(
                     self._thread, self._forward, moves, rows, shares
                 )
             except Exception as error:  # a failed pass fails its requests, not the engine
@@ -131,24 +146,26 @@ class Engine:
                     if not share.job.done.done():
                         share.job.done.set_exception(error)
                 continue
-            self._account(shares, results, took)
-            for share, emitted in zip(shares, results, strict=True):
-                # The last emitted token is not in the cache: the pass ended before it.
-                num_rejected = len(share.draft) + 1 - len(emitted) if emitted else 0
-                share.job.session.num_cached += len(share.tokens) - num_rejected
+            self._account(shares, passed)
+            for block in passed.blocks:
+                self._prefixes.store(*block)
+            for share, emitted, num_kept in zip(
+                shares, passed.emitted, passed.num_kept, strict=True
+            ):
+                share.job.session.num_cached = share.start + num_kept
                 if not share.job.done.done():
+                    took = passed.took
                     waiting_s = took.started - share.job.submitted
                     share.job.done.set_result(Verified(share.draft, emitted, took, waiting_s))
                     self._away[share.job.session.id] = loop.time()
 
-    def _account(
-        self, shares: Sequence[Share], results: Sequence[Sequence[int]], took: Took
-    ) -> None:
+    def _account(self, shares: Sequence[Share], passed: Passed) -> None:
         """Learns what passes cost and bring."""
+        took = passed.took
         num_tokens = sum(len(share.tokens) for share in shares)
         self._cost.observe(num_tokens, took.duration_s)
         now = asyncio.get_running_loop().time()
-        num_emitted = sum(map(len, results))
+        num_emitted = sum(map(len, passed.emitted))
         if num_emitted:
             self._usual.observe(num_emitted, num_tokens)
             if self._ended is not None:
@@ -193,19 +210,29 @@ class Engine:
     def _take(self) -> list[Share]:
         """What the next pass holds, nothing if all jobs were cancelled."""
         waiting = [job for job in self._jobs if not job.done.cancelled()]
-        shares = compose(waiting, self._cost, self._limits)
+        shares = compose(waiting, self._cost, self._limits, self._prefixes)
         taken = [share.job for share in shares]
         self._jobs = [job for job in waiting if job not in taken]
         if not self._jobs:
             self._wanted.clear()
+        for share in shares:
+            if share.job.draft is None:
+                num_reused = share.start - share.job.session.num_cached
+                share.job.session.num_reused_tokens += num_reused
+                metrics.PREFIX_CACHE_HITS.inc(num_reused)
+                metrics.PREFIX_CACHE_QUERIES.inc(num_reused + len(share.tokens))
         return shares
 
     def _forward(
         self, moves: Sequence[tuple[int, int, int]], rows: Sequence[Row], shares: Sequence[Share]
-    ) -> tuple[list[list[int]], Took]:
+    ) -> Passed:
         """On the engine's thread: the pass, and the target's tokens for each share."""
         for source, target, length in moves:
             self._decoder.move(source, target, length)
+        for share, row in zip(shares, rows, strict=True):
+            for number, block in enumerate(share.restored):
+                start = share.restored_at + number * self._prefixes.block_tokens
+                self._decoder.write(row.slot, start, block)
         started = time.perf_counter()
         logits = self._decoder.forward(rows)
         ended = time.perf_counter()
@@ -218,7 +245,30 @@ class Engine:
         metrics.FORWARD_PASS_SECONDS.labels(kind).observe(ended - started)
         metrics.FORWARD_PASS_ROWS.labels(kind).observe(len(rows))
         sampling_s = time.perf_counter() - ended
-        return emitted, Took(started, ended - started, sampling_s, len(self._seated))
+        # The last emitted token is not in the cache: the pass ended before it.
+        num_kept = [
+            len(share.tokens) - (len(share.draft) + 1 - len(tokens) if tokens else 0)
+            for share, tokens in zip(shares, emitted, strict=True)
+        ]
+        return Passed(
+            emitted,
+            num_kept,
+            self._read(shares, rows, num_kept),
+            Took(started, ended - started, sampling_s, len(self._seated)),
+        )
+
+    def _read(
+        self, shares: Sequence[Share], rows: Sequence[Row], num_kept: Sequence[int]
+    ) -> list[tuple[bytes, FloatArray]]:
+        """The blocks that this pass completed and that nobody has computed before."""
+        size = self._prefixes.block_tokens
+        return [
+            (key, self._decoder.read(row.slot, start, start + size))
+            for share, row, count in zip(shares, rows, num_kept, strict=True)
+            for key, start in self._prefixes.unknown(
+                share.job.session, row.start, row.tokens[:count]
+            )
+        ]
 
 
 def measure_cost(decoder: Decoder) -> PassCost:

@@ -20,3 +20,5 @@ DRAFT_WAIT_SECONDS = Histogram(
 DRAFT_TIMEOUTS = Counter("draft_timeouts", "Rounds whose draft did not come in time")
 LATE_DRAFTS = Counter("late_drafts", "Drafts that came after their round")
 SELF_TEST_UNEQUAL = Gauge("self_test_unequal_rows", "Rows not bit-for-bit equal at start")
+PREFIX_CACHE_QUERIES = Counter("prefix_cache_queries", "Prompt tokens that were needed in a cache")
+PREFIX_CACHE_HITS = Counter("prefix_cache_hits", "Those of them that were not computed again")

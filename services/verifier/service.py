@@ -17,6 +17,7 @@ from services.verifier.batch import Limits, Verified
 from services.verifier.config import VerifierConfig
 from services.verifier.drafting import WAYS
 from services.verifier.engine import Engine, measure_cost
+from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
 from services.verifier.speculation import Speculation
 from shared.bus.base import Bus
@@ -73,6 +74,7 @@ class VerifierService(Service):
             self._decoder,
             cost,
             Limits(config.prefill_tokens, config.prefill_delay_s),
+            PrefixCache(config.prefix_cache_mb << 20),
             [way for way in WAYS if config.drafting in ("auto", way.drafters)],
         )
         self._speculation = Speculation(

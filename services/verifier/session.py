@@ -9,8 +9,8 @@ from dataclasses import astuple, dataclass, field
 from shared.messages import (
     DrafterReport,
     GenerateRequest,
+    GenerationReport,
     Outcome,
-    SpeculationReport,
     Times,
     Vote,
 )
@@ -59,6 +59,10 @@ class Session:
     num_sent: dict[str, int] = field(default_factory=dict)
     per_round: list[tuple[int, int]] = field(default_factory=list)
     num_timeouts: int = 0
+    num_reused_tokens: int = 0
+    """Of the prompt, those whose keys and values were there already."""
+    block_keys: list[bytes] = field(default_factory=list)
+    """Hashes of the text up to the end of each whole block (prefix_cache.py)."""
     times: Times = field(default_factory=Times)
     tallies: dict[str, DrafterTally] = field(default_factory=dict)
 
@@ -124,8 +128,8 @@ class Session:
             self.tallies.setdefault(vote.drafter, DrafterTally()).add(vote, draft, emitted)
         self.round += 1
 
-    def report(self) -> SpeculationReport:
-        """What the terminal message says about the speculation."""
+    def report(self) -> GenerationReport:
+        """What the terminal message says of how it went."""
         drafters = [
             DrafterReport(
                 name,
@@ -137,7 +141,9 @@ class Session:
             )
             for name, tally in sorted(self.tallies.items())
         ]
-        return SpeculationReport(self.per_round, self.num_timeouts, self.times, drafters)
+        return GenerationReport(
+            self.num_reused_tokens, self.per_round, self.num_timeouts, self.times, drafters
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ other side decides whether to draft at all.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 _REACH = 2
@@ -62,6 +62,17 @@ class Cost:
 
 Period = dict[int, Cost]
 """Costs by the length that was asked for."""
+
+
+def scaled(rule: LengthRule, size: int) -> LengthRule:
+    """The rule for 2**(size - 1) requests in work and more: so many more rounds are under way
+    after a change."""
+    threshold = rule.decision_threshold * max(1, (1 << size) // 8)
+    if size < 2:
+        return replace(rule, plain_look=max(1, threshold // 4))
+    return replace(
+        rule, decision_threshold=threshold, plain_look=threshold, num_skipped=threshold // 2
+    )
 
 
 class LengthController:

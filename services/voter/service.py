@@ -9,12 +9,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from services.voter import metrics
 from services.voter.config import VoterConfig
 from services.voter.estimator import Estimator
-from services.voter.length_controller import LengthController, LengthRule
+from services.voter.length_controller import LengthController, LengthRule, scaled
 from services.voter.rounds import RefusedError, Round, Rounds
 from services.voter.useful_length import next_length
 from services.voter.vote import Ballot, merge
@@ -199,7 +198,7 @@ class VoterService(Service):
         there are, the more rounds are under way after a change, and the later it is judged."""
         size = self._num_running.get(target, 1).bit_length()
         if (target, size) not in self._controllers:
-            self._controllers[target, size] = LengthController(_scaled(self._length_rule, size))
+            self._controllers[target, size] = LengthController(scaled(self._length_rule, size))
         return self._controllers[target, size]
 
     def _stop_timer(self, request_id: str) -> None:
@@ -231,16 +230,6 @@ class VoterService(Service):
                 weights.refresh(board)
                 for name in board:
                     metrics.WEIGHT.labels(target, name).set(weights.of(name))
-
-
-def _scaled(rule: LengthRule, size: int) -> LengthRule:
-    """The rule for 2**(size - 1) requests in work and more."""
-    threshold = rule.decision_threshold * max(1, (1 << size) // 8)
-    if size < 2:
-        return replace(rule, plain_look=max(1, threshold // 4))
-    return replace(
-        rule, decision_threshold=threshold, plain_look=threshold, num_skipped=threshold // 2
-    )
 
 
 def _has_won(proposed: Sequence[int], draft: list[int]) -> bool:

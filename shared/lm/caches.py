@@ -28,6 +28,12 @@ class Caches(Protocol):
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of a slot into another slot."""
 
+    def read(self, slot: int, start: int, end: int) -> FloatArray:
+        """Tokens `start` to `end` of a slot: [layers x 2, KV heads, tokens, head size]."""
+
+    def write(self, slot: int, start: int, block: FloatArray) -> None:
+        """Puts what `read` gave into a slot, from token `start` on."""
+
     def grow(self, length: int) -> None:
         """Makes the buffers `length` long, keeping what they hold. Bindings are to be made anew."""
 
@@ -67,6 +73,13 @@ class HostCaches:
         for buffer in self._buffers:
             buffer[target, :, :length] = buffer[source, :, :length]
 
+    def read(self, slot: int, start: int, end: int) -> FloatArray:
+        return np.stack([buffer[slot, :, start:end] for buffer in self._buffers])
+
+    def write(self, slot: int, start: int, block: FloatArray) -> None:
+        for buffer, part in zip(self._buffers, block, strict=True):
+            buffer[slot, :, start : start + part.shape[1]] = part
+
     def grow(self, length: int) -> None:
         num_slots, num_heads, head_size = self._shape
         shape = (num_slots, num_heads, length, head_size)
@@ -77,10 +90,12 @@ class HostCaches:
 
 
 class CudaMemory:
-    """Copies within the first GPU, by the CUDA runtime that onnxruntime itself uses."""
+    """Copies within the first GPU, to it and from it, by the CUDA runtime that onnxruntime itself
+    uses."""
 
     device = "cuda"
-    _WITHIN_DEVICE = 3
+    _BY_ADDRESS = 4
+    """cudaMemcpyDefault: the addresses tell where they lie."""
 
     def __init__(self) -> None:
         major = onnxruntime.cuda_version.partition(".")[0]
@@ -97,7 +112,7 @@ class CudaMemory:
         self._check(
             self._runtime.cudaMemcpy2D(
                 *(ctypes.c_void_p(target), sizes[0], ctypes.c_void_p(source)),
-                *(*sizes[1:], self._WITHIN_DEVICE),
+                *(*sizes[1:], self._BY_ADDRESS),
             )
         )
 
@@ -143,6 +158,27 @@ class DeviceCaches:
             )
         self._memory.finish()
 
+    def read(self, slot: int, start: int, end: int) -> FloatArray:
+        shape = (len(self._buffers), self._num_heads, end - start, self._head_size)
+        block = np.empty(shape, np.float32)
+        width = self._pitch(end - start)
+        for part, place in zip(block, self._places(slot, start), strict=True):
+            self._memory.copy(
+                *(part.ctypes.data, width, place, self._pitch(self.length)),
+                *(width, self._num_heads),
+            )
+        self._memory.finish()
+        return block
+
+    def write(self, slot: int, start: int, block: FloatArray) -> None:
+        width = self._pitch(block.shape[2])
+        for part, place in zip(block, self._places(slot, start), strict=True):
+            self._memory.copy(
+                *(place, self._pitch(self.length), part.ctypes.data, width),
+                *(width, self._num_heads),
+            )
+        self._memory.finish()
+
     def grow(self, length: int) -> None:
         # Zeros: what the mask hides is still multiplied, and may not be infinite.
         zeros = np.zeros(self._shape(self._num_slots, length), np.float32)
@@ -158,6 +194,11 @@ class DeviceCaches:
             )
         self._memory.finish()
         self._buffers, self.length = buffers, length
+
+    def _places(self, slot: int, start: int) -> list[int]:
+        """The address of token `start` of a slot's first head, in each buffer."""
+        offset = slot * self._num_heads * self._pitch(self.length) + self._pitch(start)
+        return [buffer.data_ptr() + offset for buffer in self._buffers]
 
     def _shape(self, num_slots: int, length: int) -> tuple[int, int, int, int]:
         return (num_slots, self._num_heads, length, self._head_size)

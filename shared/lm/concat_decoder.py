@@ -40,6 +40,14 @@ class ConcatDecoder:
             name: value[:, :, :length] for name, value in self._caches[source].items()
         }
 
+    def read(self, slot: int, start: int, end: int) -> FloatArray:
+        return np.stack([self._caches[slot][name][0, :, start:end] for name in self._past])
+
+    def write(self, slot: int, start: int, block: FloatArray) -> None:
+        for name, part in zip(self._past, block, strict=True):
+            before = self._caches[slot][name][:, :, :start]
+            self._caches[slot][name] = np.concatenate([before, part[None]], axis=2)
+
     def _forward_one(self, row: Row) -> FloatArray:
         tokens = [*row.tokens, 0] if len(row.tokens) == 1 else list(row.tokens)
         end = row.start + len(tokens)

@@ -48,6 +48,13 @@ class Decoder(Protocol):
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` cached tokens of a slot into another slot."""
 
+    def read(self, slot: int, start: int, end: int) -> FloatArray:
+        """Keys and values of tokens `start` to `end` of a slot: [layers x 2, KV heads, tokens,
+        head size], in host memory."""
+
+    def write(self, slot: int, start: int, block: FloatArray) -> None:
+        """Puts what `read` gave into a slot, behind its first `start` tokens."""
+
 
 def load_decoder(
     folder: Path, *, max_slots: int, num_threads: int, device: Device = "cpu"

@@ -68,6 +68,15 @@ class InPlaceDecoder:
         self._caches.move(source, target, length)
         self._live[target] = length
 
+    def read(self, slot: int, start: int, end: int) -> FloatArray:
+        return self._caches.read(slot, start, end)
+
+    def write(self, slot: int, start: int, block: FloatArray) -> None:
+        end = start + block.shape[2]
+        self._grow(end)
+        self._caches.write(slot, start, block)
+        self._live[slot] = end
+
     def _run(self, low: int, high: int, places: Places, starts: IntArray) -> FloatArray:
         positions = starts[:, None] + np.arange(places.padded.shape[1])
         # Each token sees all of its slot up to itself.

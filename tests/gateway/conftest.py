@@ -25,7 +25,7 @@ from shared.messages import (
     Failed,
     Finished,
     GenerateRequest,
-    SpeculationReport,
+    GenerationReport,
     Times,
     Tokens,
 )
@@ -35,7 +35,7 @@ from tests.system import running
 
 MODEL = "talker"
 END = "<|im_end|>"
-REPORT = SpeculationReport([(4, 4), (4, 0), (0, 0)], 1, Times(), [])
+REPORT = GenerationReport(2, [(4, 4), (4, 0), (0, 0)], 1, Times(), [])
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. ",
     "naïve café – ",

@@ -16,14 +16,14 @@ from shared.messages import (
     Failed,
     Finished,
     GenerateRequest,
+    GenerationReport,
     Sampling,
-    SpeculationReport,
     Times,
     Tokens,
 )
 
 REQUEST = GenerateRequest("r-1", "gateway", [1, 2], 4, Sampling(temperature=0.0), [], 0.0)
-END = Finished("r-1", 3, "length", SpeculationReport([], 0, Times(), []))
+END = Finished("r-1", 3, "length", GenerationReport(0, [], 0, Times(), []))
 
 
 class Desk:

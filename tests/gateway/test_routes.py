@@ -42,6 +42,7 @@ async def test_a_completion_has_text_reason_and_usage(stage: Stage) -> None:
         "prompt_tokens": prompt,
         "completion_tokens": words,
         "total_tokens": prompt + words,
+        "prompt_tokens_details": {"cached_tokens": 2},
     }
     assert headers["x-request-id"]
     assert "metrics" not in body

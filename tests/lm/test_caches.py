@@ -29,7 +29,7 @@ class HostRuntime:
         self.num_unfinished = 0
 
     def cudaMemcpy2D(self, to, to_pitch, source, pitch, width, rows, kind) -> int:
-        assert kind == 3
+        assert kind == 4
         assert width.value <= min(to_pitch.value, pitch.value) or rows.value == 0
         for row in range(rows.value if width.value else 0):
             ctypes.memmove(
@@ -91,6 +91,9 @@ def test_device_caches_give_the_bits_of_host_caches(folder: Path, runtime: HostR
         for start in range(0, MAX_CONTEXT, 128):
             logits += model.forward([Row(0, start, long[start : start + 128], 1)])
         logits += model.forward([Row(1, 60, tokens(7, 9), 9), Row(2, 50, texts[2][50:], 2)])
+        logits += [model.read(4, 7, 39), model.read(1, 0, 1)]
+        model.write(0, 7, logits[-2])
+        logits += [model.read(0, 3, 41), *model.forward([Row(0, 39, tokens(8, 4), 2)])]
         results.append(logits)
         assert runtime.num_unfinished == 0
     assert MAX_CONTEXT > FIRST_LENGTH  # the buffers grew on the way

@@ -94,6 +94,18 @@ def test_a_moved_request_goes_on_in_its_new_slot(decoder: Decoder) -> None:
     assert np.array_equal(expected[20:], logits)
 
 
+def test_blocks_that_are_put_in_are_as_good_as_computed_ones(decoder: Decoder) -> None:
+    """In another slot, in pieces, behind a beginning that was computed there."""
+    text = tokens(21, 40)
+    (expected,) = decoder.forward([Row(2, 0, text, 10)])
+    blocks = [decoder.read(2, start, start + 8) for start in (8, 16)]
+    decoder.forward([Row(2, 0, tokens(22, 40), 0), Row(0, 0, text[:8], 0)])
+    for start, block in zip((8, 16), blocks, strict=True):
+        decoder.write(0, start, block)
+    _, logits = decoder.forward([Row(2, 40, tokens(23, 9), 2), Row(0, 24, text[24:], 10)])
+    assert np.array_equal(logits, expected)
+
+
 def test_growing_buffers_keep_every_request(fresh: Decoder) -> None:
     long, short = tokens(5, MAX_CONTEXT), tokens(6, 30)
     (expected,) = fresh.forward([Row(1, 0, short, 30)])

@@ -14,6 +14,7 @@ import pytest
 from services.verifier.batch import Limits
 from services.verifier.engine import Engine
 from services.verifier.pass_cost import PassCost
+from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
 from shared.errors import ModelError
 from shared.lm.decoder import Decoder, FloatArray, Row, load_decoder
@@ -45,7 +46,7 @@ class Watched:
         self.passes: list[list[Row]] = []
         self.fails_at: int | None = None
         self._decoder = decoder
-        self.move = decoder.move
+        self.move, self.read, self.write = decoder.move, decoder.read, decoder.write
 
     def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         self.passes.append(list(rows))
@@ -66,7 +67,7 @@ def decoder(folder: Path) -> Watched:
 
 @pytest.fixture
 async def engine(decoder: Watched) -> AsyncIterator[Engine]:
-    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S))
+    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(1 << 20, 8))
     running = asyncio.create_task(engine.run())
     yield engine
     running.cancel()
@@ -153,7 +154,7 @@ async def test_a_failed_pass_fails_those_in_it_and_the_engine_goes_on(
 
 
 async def test_a_cancelled_job_is_not_run(decoder: Watched) -> None:
-    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S))
+    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(1 << 20, 8))
     gone, here = session(1, 3), session(2, 3)
     with engine.seat(gone), engine.seat(here):
         leaving = asyncio.create_task(decode(engine, gone, 1))
@@ -199,3 +200,35 @@ async def test_drafts_are_cut_where_more_would_not_pay(engine: Engine, decoder: 
         whole = await engine.verify(one, [5, 6, 7, 8], [])
         assert list(whole.draft) == [5, 6, 7, 8]
     assert [len(rows[0].tokens) for rows in decoder.passes[-2:]] == [2, 5]
+
+
+def begins(seed: int, system: list[int], length: int) -> Session:
+    own = np.random.default_rng(seed).integers(2, VOCAB_SIZE, length).tolist()
+    request = GenerateRequest(str(seed), "x", system + own, 30, GREEDY, [], time.time() + 60)
+    return Session(request, 0)
+
+
+async def test_what_prompts_share_is_computed_once(
+    engine: Engine, decoder: Watched, folder: Path
+) -> None:
+    """Also by those that came at the same time; the next turn of a chat knows the last answer."""
+    plain = load_decoder(folder, max_slots=1, num_threads=1)
+    system = np.random.default_rng(0).integers(2, VOCAB_SIZE, 30).tolist()
+    together = [begins(n, system, 5) for n in range(5)]
+    with ExitStack() as stack:
+        for one in together:
+            stack.enter_context(engine.seat(one))
+        await asyncio.gather(*(decode(engine, one, 20) for one in together))
+    computed = [row for rows in decoder.passes for row in rows if row.num_logits == 0]
+    # 24 tokens are whole blocks, and the last token of a prompt is verified.
+    assert sum(len(row.tokens) for row in computed) == 34 + 4 * 10
+    assert sum(one.num_reused_tokens for one in together) == 4 * 24
+    for one in together:
+        expected = decode_plainly(plain, one.request.prompt, 20, GREEDY)
+        assert expected == one.tokens[one.num_prompt_tokens :]
+    next_turn = begins(9, together[1].tokens, 4)
+    with engine.seat(next_turn):
+        await decode(engine, next_turn, 20)
+    assert next_turn.num_reused_tokens == 48
+    expected = decode_plainly(plain, next_turn.request.prompt, 20, GREEDY)
+    assert expected == next_turn.tokens[next_turn.num_prompt_tokens :]

@@ -15,6 +15,7 @@ from services.verifier.batch import Limits
 from services.verifier.drafting import Way
 from services.verifier.engine import Engine
 from services.verifier.pass_cost import PassCost
+from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
 from shared.lm.decoder import FloatArray, Row
 from shared.lm.manifest import FORMAT, Manifest
@@ -65,6 +66,13 @@ class ToyTarget:
         self._slots[target][:length] = self._slots[source][:length]
         self._slots[source] = [-1] * 2 * MAX_CONTEXT
 
+    def read(self, slot: int, start: int, end: int) -> FloatArray:
+        assert -1 not in self._slots[slot][start:end]
+        return np.array(self._slots[slot][start:end], np.float32)[None, None, :, None]
+
+    def write(self, slot: int, start: int, block: FloatArray) -> None:
+        self._slots[slot][start : start + block.shape[2]] = block.ravel().astype(int).tolist()
+
 
 def plain(request: GenerateRequest) -> list[int]:
     tokens = list(request.prompt)
@@ -84,9 +92,12 @@ class Schedule:
             ToyTarget(),
             PassCost({2: 1.0, 64: random.uniform(1.0, 62.0)}),
             Limits(random.randint(2, 9), random.uniform(0.1, 9.0)),
+            PrefixCache(random.choice((0, 20, 100, 10_000)), random.randint(1, 5)),
             [Way(drafters, lanes) for lanes in random.choice(((1,), (2,), (1, 2)))],
         )
         self._seats = asyncio.Semaphore(NUM_SLOTS)
+        self._texts = [[]]
+        """What prompts may begin with."""
 
     async def run(self) -> None:
         random = self._random
@@ -101,7 +112,9 @@ class Schedule:
 
     def _request(self, number: int) -> GenerateRequest:
         random = self._random
-        prompt = [random.randrange(VOCAB_SIZE) for _ in range(random.randint(1, 20))]
+        prompt = random.choice(self._texts)[: random.randint(0, 14)]
+        prompt += [random.randrange(VOCAB_SIZE) for _ in range(random.randint(1, 20 - len(prompt)))]
+        self._texts.append(prompt)
         sampling = random.choice(SAMPLINGS)
         return GenerateRequest(str(number), "x", prompt, random.randint(1, 14), sampling, [], 0.0)
 

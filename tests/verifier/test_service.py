@@ -199,6 +199,6 @@ async def test_the_report_says_where_the_time_went(client: Client) -> None:
     started = time.perf_counter()
     _, finished = await client.generate([5, 6, 7], 20, Sampling(temperature=0.8, seed=1))
     took_s = time.perf_counter() - started
-    times = finished.speculation.times
+    times = finished.report.times
     assert min(times.forward_s, times.sampling_s, times.rest_s) > 0
     assert times.forward_s < sum(astuple(times)) < took_s
