@@ -63,6 +63,8 @@ class DrafterReport:
     drafter: str
     num_proposals: int
     num_proposed_tokens: int
+    num_ready_tokens: int
+    """Of the proposed, those drafted ahead."""
     num_agreed_tokens: int
     num_votes_won: int
     weight: float
@@ -151,7 +153,8 @@ class DraftRequest:
 
     `tokens` are those of the request's context from index `start` on; `start + len(tokens)` is
     the position to draft at. `start` is 0 for an instance that does not know the request. A token
-    that the target follows with less than the probability `price` is not worth verifying.
+    that the target follows with less than the probability `price` is not worth verifying. With
+    `ahead`, drafters go on drafting while the target verifies.
     """
 
     request_id: str
@@ -162,6 +165,7 @@ class DraftRequest:
     num_prompt_tokens: int
     speculation_length: int
     price: float
+    ahead: bool
     sampling: Sampling
     timeout_s: float
     drafters: list[str]
@@ -173,7 +177,8 @@ class DraftRequest:
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """drafter -> voter, soft. `margins` say how sure the drafter is of each token, on a scale of
-    its own; `draft_s` how long it took. `is_synced` is false where it lacks the request's context;
+    its own; `num_ready` of the tokens had been drafted ahead; `draft_s` tells how long it took.
+    `is_synced` is false where it lacks the request's context;
     it then has no tokens and the verifier sends the whole context next."""
 
     request_id: str
@@ -181,16 +186,19 @@ class Proposal:
     drafter: str
     tokens: list[int]
     margins: list[float]
+    num_ready: int
     draft_s: float
     is_synced: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One drafter's part in a draft: what it proposed and the weight it had."""
+    """One drafter's part in a draft: what it proposed, of which `num_ready` tokens had been drafted
+    ahead, and the weight it had."""
 
     drafter: str
     tokens: list[int]
+    num_ready: int
     weight: float
     is_synced: bool
 

@@ -72,6 +72,8 @@ CASES = [
     Case("lookup alone", drafters="ngram,suffix", min_acceptance=1.0),
     Case("heaviest path", voter={"walk": "heaviest-path", "fixed_length": 6}),
     Case("lengths by chance and price", voter={}, min_acceptance=1.0),
+    Case("drafted ahead", verifier={"drafting": "ahead"}),
+    Case("two lanes", verifier={"drafting": "lanes"}),
     Case("whatever pays", voter={}, verifier={"drafting": "auto"}, min_acceptance=1.0),
     Case("climbing length", voter={"length": "climb", "decision_threshold": 2}, min_acceptance=1.0),
     Case("greedy walk", voter={"walk": "greedy", "fixed_length": 4}),

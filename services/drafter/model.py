@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,20 +11,23 @@ from shared.messages import Sampling
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """One request that wants a proposal of `speculation_length` tokens."""
+    """One request that wants a proposal of `speculation_length` tokens, and with `ahead` its next
+    one prepared as if all of this one were accepted."""
 
     request_id: str
     speculation_length: int
     sampling: Sampling
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Proposed:
-    """What a model proposes, and how sure it is of each token: the larger the surer, on a scale
-    of its own."""
+    """What a model proposes, how sure it is of each token (the larger the surer, on a scale of its
+    own), and how many of them had been drafted before they were asked for."""
 
     tokens: list[int]
     margins: list[float]
+    num_ready: int = 0
 
 
 NOTHING = Proposed([], [])
@@ -45,6 +48,10 @@ class DraftModel(Protocol):
 
     def propose(self, wants: Sequence[Want]) -> list[Proposed]:
         """A proposal for each known request, at most as long as wanted, possibly empty."""
+
+    def draft_ahead(self, is_asked: Callable[[], bool]) -> int:
+        """Prepares the next proposals, until there is nothing more to prepare or `is_asked` says
+        that somebody waits; the number of tokens drafted."""
 
     def release(self, request_id: str) -> None:
         """Forgets a request, known or not."""
@@ -72,3 +79,6 @@ class Lookup:
 
     def propose(self, wants: Sequence[Want]) -> list[Proposed]:
         return [self._propose(want.request_id, want.speculation_length) for want in wants]
+
+    def draft_ahead(self, is_asked: Callable[[], bool]) -> int:
+        return 0

@@ -1,22 +1,24 @@
 """A small ONNX decoder as a draft model: many requests, one batch, rewinding KV caches.
 
-The cache of a request holds context and the last proposal; the next round keeps what of it turned
-out right and overwrites the rest (a rewind is a smaller start, nothing else). Tokens are drawn
-with the target's own random numbers (shared/lm/sampling.py).
+Behind the context of each request the model keeps the path that it has drafted. New context that
+follows the path moves along it, so that its rest is there already; any other begins a new path (a
+rewind of the cache is a smaller start, nothing else). Tokens are drawn with the target's own
+random numbers (shared/lm/sampling.py).
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from services.drafter.model import NOTHING, Proposed, Want
-from shared.lm.decoder import Decoder, Row
+from shared.lm.decoder import Decoder, FloatArray, Row
 from shared.lm.sampling import Place, draw_with_margins
 from shared.messages import Sampling
+from shared.tokens import common_length
 
 SUREST = 99.0
 """Largest margin told: a token that is the only one left has an infinite one."""
@@ -26,18 +28,31 @@ JOINT_TOKENS = 16
 
 @dataclass(slots=True)
 class State:
-    """One request: its context, and the tokens whose keys and values are in its cache slot."""
+    """One request: its context, the path drafted behind it, and the tokens whose keys and values
+    are in its cache slot."""
 
     slot: int
     num_prompt_tokens: int
     context: list[int] = field(default_factory=list)
+    path: list[int] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+    sampling: Sampling = field(default_factory=Sampling)
+    goal: int = 0
+    """Length that the path is to have before it is asked for again."""
     cached: list[int] = field(default_factory=list)
     num_valid: int = 0
-    """Leading tokens of `cached` that are those of `context`; at most len(context) - 1."""
+    """Leading tokens of `cached` that are those of context and path; at least one token, the last,
+    is not among them."""
 
     def extend(self, start: int, tokens: Sequence[int]) -> None:
+        path = self.path if start == len(self.context) else []
+        num_right = common_length(path, tokens)
         del self.context[start:]
         self.context += tokens
+        if num_right == len(tokens):
+            del self.path[:num_right], self.margins[:num_right]
+            return
+        self.drop_path()
         self.num_valid = min(self.num_valid, start, len(self.cached))
         limit = min(len(self.cached), len(self.context) - 1)
         while (
@@ -46,24 +61,21 @@ class State:
             self.num_valid += 1
         self.num_valid = min(self.num_valid, len(self.context) - 1)
 
+    def drop_path(self) -> None:
+        self.path, self.margins = [], []
+        self.num_valid = min(self.num_valid, len(self.context) - 1)
 
-@dataclass(slots=True)
-class Drafting:
-    """A proposal in the making."""
-
-    state: State
-    sampling: Sampling
-    length: int
-    tokens: list[int] = field(default_factory=list)
-    margins: list[float] = field(default_factory=list)
+    def uncached(self) -> list[int]:
+        """What is to go through the model before the next token of the path can be drawn."""
+        in_path = self.num_valid - len(self.context)
+        return self.path[in_path:] if in_path >= 0 else self.context[self.num_valid :] + self.path
 
     def place(self) -> Place:
-        """Of the next token."""
-        context = self.state.context
+        """Of the next token of the path."""
         # Only penalties ask for the tokens themselves.
-        tokens = [*context, *self.tokens] if self.sampling.is_penalized else ()
-        position = len(context) + len(self.tokens)
-        return Place(self.sampling, tokens, position, self.state.num_prompt_tokens)
+        tokens = [*self.context, *self.path] if self.sampling.is_penalized else ()
+        position = len(self.context) + len(self.path)
+        return Place(self.sampling, tokens, position, self.num_prompt_tokens)
 
 
 class NeuralModel:
@@ -92,19 +104,31 @@ class NeuralModel:
     def propose(self, wants: Sequence[Want]) -> list[Proposed]:
         """Drafts for all requests in step, one token of each a pass."""
         # More requests may have come in at once than there are slots: the evicted propose nothing.
-        known = [want for want in wants if want.request_id in self._states]
-        drafting = {want.request_id: self._start(want) for want in known}
-        self._prefill([d.state for d in drafting.values() if d.length > 0])
-        while unfinished := [d for d in drafting.values() if len(d.tokens) < d.length]:
-            rows = [_next_row(d) for d in unfinished]
-            logits = np.concatenate(self._decoder.forward(rows))
-            tokens, margins = draw_with_margins(logits, [d.place() for d in unfinished])
-            for d, row, token, margin in zip(unfinished, rows, tokens, margins, strict=True):
-                d.state.cached[row.start :] = row.tokens
-                d.tokens.append(int(token))
-                d.margins.append(min(float(margin), SUREST))
-        found = {name: Proposed(d.tokens, d.margins) for name, d in drafting.items()}
+        lengths = {w.request_id: self._aim(w) for w in wants if w.request_id in self._states}
+        states = {name: self._states[name] for name in lengths}
+        num_ready = {name: min(len(states[name].path), lengths[name]) for name in lengths}
+        self._prefill([state for name, state in states.items() if lengths[name]])
+        while short := [s for name, s in states.items() if len(s.path) < lengths[name]]:
+            self._step(short)
+        for want in wants:
+            if want.ahead and lengths.get(want.request_id):
+                # As if all were accepted, and the model's own next token were the target's.
+                self._states[want.request_id].goal = 2 * lengths[want.request_id] + 1
+        found = {
+            name: Proposed(state.path[:length], state.margins[:length], num_ready[name])
+            for (name, state), length in zip(states.items(), lengths.values(), strict=True)
+        }
         return [found.get(want.request_id, NOTHING) for want in wants]
+
+    def draft_ahead(self, is_asked: Callable[[], bool]) -> int:
+        num_drafted = 0
+        while not is_asked():
+            short = [s for s in self._states.values() if len(s.path) < min(s.goal, self._room(s))]
+            if not short:
+                break
+            self._step(short)
+            num_drafted += len(short)
+        return num_drafted
 
     def release(self, request_id: str) -> None:
         state = self._states.pop(request_id, None)
@@ -120,27 +144,45 @@ class NeuralModel:
         self._states[request_id] = state
         return state
 
-    def _start(self, want: Want) -> Drafting:
+    def _aim(self, want: Want) -> int:
+        """The length of the proposal. Until it is there, nothing is drafted ahead."""
         state = self._states[want.request_id]
-        room = self._decoder.manifest.max_context - len(state.context) + 1
-        return Drafting(state, want.sampling, max(0, min(want.speculation_length, room)))
+        if want.sampling != state.sampling:
+            state.drop_path()
+            state.sampling = want.sampling
+        length = max(0, min(want.speculation_length, self._room(state)))
+        state.goal = 0
+        return length
+
+    def _room(self, state: State) -> int:
+        """Tokens that a path may have within the model's context."""
+        return self._decoder.manifest.max_context - len(state.context) + 1
 
     def _prefill(self, states: Sequence[State]) -> None:
         """Brings long new contexts into the cache, each alone: joined, their passes would be
         padded to the longest."""
         for state in states:
-            while (missing := len(state.context) - 1 - state.num_valid) > JOINT_TOKENS:
+            while (missing := len(state.uncached()) - 1) > JOINT_TOKENS:
                 end = state.num_valid + min(missing, self._prefill_tokens)
-                tokens = state.context[state.num_valid : end]
-                self._decoder.forward([Row(state.slot, state.num_valid, tokens, 0)])
-                state.cached[state.num_valid :] = tokens
-                state.num_valid = end
+                self._forward([state], [state.context[state.num_valid : end]], 0)
 
+    def _step(self, states: Sequence[State]) -> None:
+        """One more token for each path."""
+        logits = self._forward(states, [state.uncached() for state in states], 1)
+        tokens, margins = draw_with_margins(logits, [state.place() for state in states])
+        for state, token, margin in zip(states, tokens, margins, strict=True):
+            state.path.append(int(token))
+            state.margins.append(min(float(margin), SUREST))
 
-def _next_row(drafting: Drafting) -> Row:
-    """The first pass of a proposal takes in new context; each later one its last token."""
-    state = drafting.state
-    if drafting.tokens:
-        start = len(state.context) + len(drafting.tokens) - 1
-        return Row(state.slot, start, drafting.tokens[-1:], 1)
-    return Row(state.slot, state.num_valid, state.context[state.num_valid :], 1)
+    def _forward(
+        self, states: Sequence[State], tokens: Sequence[list[int]], num_logits: int
+    ) -> FloatArray:
+        rows = [
+            Row(state.slot, state.num_valid, new, num_logits)
+            for state, new in zip(states, tokens, strict=True)
+        ]
+        logits = self._decoder.forward(rows)
+        for state, row in zip(states, rows, strict=True):
+            state.cached[row.start :] = row.tokens
+            state.num_valid += len(row.tokens)
+        return np.concatenate(logits)

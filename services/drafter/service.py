@@ -71,6 +71,16 @@ class DrafterService(Service):
             metrics.DRAFT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
             for request, proposal in proposals:
                 await self.bus.send([request.voter], proposal)
+            if any(request.ahead for request, _ in proposals):
+                try:
+                    await asyncio.to_thread(self._draft_ahead)
+                except Exception:  # nobody has asked for it yet
+                    logger.exception("nothing drafted ahead")
+
+    def _draft_ahead(self) -> None:
+        """Until somebody asks."""
+        num_tokens = self._model.draft_ahead(lambda: bool(self._inbound))
+        metrics.AHEAD_TOKENS.labels(self.name).inc(num_tokens)
 
     def _work(
         self, batch: list[DraftRequest | Release], started: float
@@ -89,10 +99,11 @@ class DrafterService(Service):
                 newest[message.request_id] = (message, is_synced)
         synced = [request for request, is_synced in newest.values() if is_synced]
         proposed = self._model.propose(
-            [Want(r.request_id, r.speculation_length, r.sampling) for r in synced]
+            [Want(r.request_id, r.speculation_length, r.sampling, r.ahead) for r in synced]
         )
         found = {r.request_id: p for r, p in zip(synced, proposed, strict=True)}
         metrics.PROPOSED_TOKENS.labels(self.name).inc(sum(len(p.tokens) for p in proposed))
+        metrics.READY_TOKENS.labels(self.name).inc(sum(p.num_ready for p in proposed))
         metrics.UNSYNCED.labels(self.name).inc(len(newest) - len(synced))
         draft_s = time.perf_counter() - started
 
@@ -104,6 +115,7 @@ class DrafterService(Service):
                 self.name,
                 proposed.tokens,
                 proposed.margins,
+                proposed.num_ready,
                 draft_s,
                 is_synced,
             )

@@ -103,6 +103,7 @@ def speculation(report: GenerationReport) -> Json:
                 "name": drafter.drafter,
                 "num_proposals": drafter.num_proposals,
                 "num_proposed_tokens": drafter.num_proposed_tokens,
+                "num_ready_tokens": drafter.num_ready_tokens,
                 "num_votes_won": drafter.num_votes_won,
                 "agreement": drafter.num_agreed_tokens / drafter.num_proposed_tokens
                 if drafter.num_proposed_tokens

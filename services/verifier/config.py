@@ -27,8 +27,10 @@ class VerifierConfig(Settings):
     prefix_cache_mb: int = Field(
         256, ge=0, description="memory for beginnings that prompts share; 0: none"
     )
-    drafting: Literal["auto", "all", "lookup", "none"] = Field(
-        "auto", description="who drafts; auto: whatever is fastest at the load"
+    drafting: Literal["auto", "all", "ahead", "lanes", "lookup", "none"] = Field(
+        "auto",
+        description="who drafts; auto: what is fastest at the load; ahead: all, and on while the "
+        "target verifies; lanes: all, by two groups of requests in turn",
     )
     speculation_length: int = Field(4, ge=0, le=64, description="of a request's first round")
     max_speculation_length: int = Field(12, ge=0, le=64, description="0: plain decoding only")

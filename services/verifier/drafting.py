@@ -19,14 +19,23 @@ Drafters = Literal["all", "lookup", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Who drafts, and whether one pass waits for the drafts of all (one lane), or is run over those
-    that are there while the others are being drafted (two)."""
+    """Who drafts; whether one pass waits for the drafts of all (one lane), or is run over those
+    that are there while the others are being drafted (two); and whether drafters use the time of
+    the passes to draft ahead."""
 
     drafters: Drafters
     num_lanes: int = 1
+    ahead: bool = False
 
 
-WAYS = (Way("all"), Way("all", 2), Way("lookup"), Way("none"))
+WAYS = {
+    "all": Way("all"),
+    "ahead": Way("all", ahead=True),
+    "lanes": Way("all", 2),
+    "lookup": Way("lookup"),
+    "none": Way("none"),
+}
+"""By the names that settings use."""
 
 _PERIOD_PASSES = 24
 _SKIPPED_PASSES = 6

@@ -61,7 +61,7 @@ class Engine:
         cost: PassCost,
         limits: Limits,
         prefixes: PrefixCache,
-        ways: Sequence[Way] = WAYS,
+        ways: Sequence[Way] = tuple(WAYS.values()),
     ) -> None:
         self._decoder = decoder
         self._cost = cost

@@ -75,7 +75,7 @@ class VerifierService(Service):
             cost,
             Limits(config.prefill_tokens, config.prefill_delay_s),
             PrefixCache(config.prefix_cache_mb << 20),
-            [way for way in WAYS if config.drafting in ("auto", way.drafters)],
+            [way for name, way in WAYS.items() if config.drafting in ("auto", name)],
         )
         self._speculation = Speculation(
             self.bus,
@@ -124,7 +124,7 @@ class VerifierService(Service):
                         continue
                     began = time.perf_counter()
                     draft = await self._speculation.draft(
-                        session, self._engine.way.drafters, self._engine.price
+                        session, self._engine.way, self._engine.price
                     )
                     drafted = time.perf_counter()
                     offset = session.num_output_tokens

@@ -23,6 +23,7 @@ class DrafterTally:
 
     num_proposals: int = 0
     num_proposed_tokens: int = 0
+    num_ready_tokens: int = 0
     num_agreed_tokens: int = 0
     num_votes_won: int = 0
     weight: float = 1.0
@@ -34,6 +35,7 @@ class DrafterTally:
             return
         self.num_proposals += 1
         self.num_proposed_tokens += len(vote.tokens)
+        self.num_ready_tokens += vote.num_ready
         self.num_agreed_tokens += common_length(vote.tokens, emitted)
         self.num_votes_won += bool(draft) and common_length(vote.tokens, draft) == len(draft)
 
@@ -135,6 +137,7 @@ class Session:
                 name,
                 tally.num_proposals,
                 tally.num_proposed_tokens,
+                tally.num_ready_tokens,
                 tally.num_agreed_tokens,
                 tally.num_votes_won,
                 tally.weight,

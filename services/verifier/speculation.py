@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from services.verifier import metrics
-from services.verifier.drafting import Drafters
+from services.verifier.drafting import Drafters, Way
 from services.verifier.session import Session
 from shared.bus.base import Bus, Instance
 from shared.messages import Draft, DraftRequest, Release
@@ -49,15 +49,15 @@ class Speculation:
         self._silent: set[str] = set()
         """Inboxes of voters that were waited for in vain and have said nothing since."""
 
-    async def draft(self, session: Session, wanted: Drafters, price: float) -> Draft:
+    async def draft(self, session: Session, way: Way, price: float) -> Draft:
         """The draft of the session's round; an empty one if there is none to be had in time.
         `price` is the probability of acceptance from which on a token pays."""
         nothing = Draft(session.id, session.round, [], [], session.speculation_length, 0.0, 0.0, [])
-        if wanted == "none":
+        if way.drafters == "none":
             return nothing
         length = min(session.speculation_length, self._max_length, session.num_remaining_tokens - 1)
         voters = self._registry.live("voter")
-        drafters = self._choose_drafters(session, wanted)
+        drafters = self._choose_drafters(session, way.drafters)
         # A last token needs no draft; without drafters or a voter there is none to be had.
         if not (voters and drafters and self._max_length and session.num_remaining_tokens > 1):
             return nothing
@@ -66,7 +66,7 @@ class Speculation:
         voter = rendezvous(session.id, self._heard(voters) or voters)
         arrival: asyncio.Future[Draft] = asyncio.get_running_loop().create_future()
         self._rounds[session.id] = (session, voter, arrival)
-        await self._ask(session, voter, drafters if length else [], length, price)
+        await self._ask(session, voter, drafters if length else [], length, price, way.ahead)
         if length == 0:
             # Plain decoding: the voter's answer may raise the length later; nobody waits for it.
             session.next_plain_report = session.round + _PLAIN_ROUNDS
@@ -134,6 +134,7 @@ class Speculation:
         drafters: list[Instance],
         length: int,
         price: float,
+        ahead: bool,
     ) -> None:
         """One message to all, or one for each point from which some lack the context."""
         inboxes = [voter.inbox, *(drafter.inbox for drafter in drafters)]
@@ -147,6 +148,7 @@ class Speculation:
                 num_prompt_tokens=session.num_prompt_tokens,
                 speculation_length=length,
                 price=price,
+                ahead=ahead,
                 sampling=session.request.sampling,
                 timeout_s=self._timeout_s * _VOTER_SHARE,
                 drafters=[drafter.name for drafter in drafters],

@@ -108,7 +108,7 @@ class VoterService(Service):
             opened.give_up()
         weights = self._weights_of(request.target)
         votes = [
-            Vote(name, proposal.tokens, weights.of(name), proposal.is_synced)
+            Vote(name, proposal.tokens, proposal.num_ready, weights.of(name), proposal.is_synced)
             for name, proposal in sorted(opened.proposals.items())
         ]
         tokens, survival = self._merge(opened, votes)

@@ -18,6 +18,7 @@ from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 
 GREEDY = Sampling(temperature=0.0)
 WARM = Sampling(temperature=0.9, seed=3)
+WARM_BIASED = Sampling(temperature=0.9, seed=3, repetition_penalty=1.2, logit_bias={5: 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def tokens(seed: int, count: int) -> list[int]:
 
 
 def fresh(folder: Path, context: list[int], length: int, sampling: Sampling) -> list[int]:
-    """What the model itself would write."""
+    """What the model itself would write behind a prompt."""
     decoder = load_decoder(folder, max_slots=1, num_threads=1)
     return decode_plainly(decoder, context, length, sampling)
 
@@ -43,22 +44,31 @@ def fresh(folder: Path, context: list[int], length: int, sampling: Sampling) -> 
 @settings(max_examples=30, deadline=None)
 @given(
     prompt=st.integers(1, 60),
-    rounds=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5)), min_size=1, max_size=6),
-    sampling=st.sampled_from([GREEDY, WARM]),
+    rounds=st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 5), st.booleans(), st.integers(0, 9)),
+        min_size=1,
+        max_size=6,
+    ),
+    sampling=st.sampled_from([GREEDY, WARM, WARM_BIASED]),
 )
 def test_after_any_rejections_it_proposes_what_it_would_from_nothing(
-    folder: Path, prompt: int, rounds: list[tuple[int, int]], sampling: Sampling
+    folder: Path, prompt: int, rounds: list[tuple[int, int, bool, int]], sampling: Sampling
 ) -> None:
-    """In each round so many of its tokens are accepted, and one of another's follows."""
+    """In each round so many of its tokens are accepted, and one of another's follows or its own;
+    in between it drafts some tokens ahead, or none."""
     model = build(folder)
     context = tokens(prompt, prompt)
     assert model.extend("r", 0, context, prompt)
-    for number, (length, accepted) in enumerate(rounds):
-        (proposal,) = model.propose([Want("r", length, sampling)])
+    for number, (length, accepted, is_own, num_ahead) in enumerate(rounds):
+        (proposal,) = model.propose([Want("r", length, sampling, num_ahead > 0)])
         assert proposal.tokens == fresh(folder, context, length, sampling)
         assert len(proposal.margins) == len(proposal.tokens)
         assert all(margin >= 0 for margin in proposal.margins)
+        asked = iter([False] * num_ahead)
+        assert model.draft_ahead(lambda: next(asked, True)) <= num_ahead  # noqa: B023
         new = [*proposal.tokens[:accepted], 2 + number]
+        if is_own:
+            new = fresh(folder, context, accepted + 1, sampling)
         assert model.extend("r", len(context), new, prompt)
         context += new
 
@@ -116,3 +126,43 @@ def test_a_released_request_is_forgotten_and_its_slot_used_again(folder: Path) -
         model.release(str(number))
         model.release("never seen")
         assert not model.extend(str(number), 10, [3], 10)
+
+
+def test_what_was_drafted_ahead_needs_no_pass_when_it_is_asked_for(folder: Path) -> None:
+    """All of four tokens and its own fifth are accepted; the next four are there. Then one of
+    another's breaks the path."""
+    model = build(folder)
+    context = tokens(1, 9)
+    model.extend("r", 0, context, 9)
+    (first,) = model.propose([Want("r", 4, GREEDY, ahead=True)])
+    assert first.num_ready == 0
+    assert model.draft_ahead(lambda: False) == 5
+    assert model.draft_ahead(lambda: False) == 0
+    text = fresh(folder, context, 15, GREEDY)
+    model.extend("r", 9, text[:5], 9)
+    (second,) = model.propose([Want("r", 6, GREEDY)])
+    assert (second.tokens, second.num_ready) == (text[5:11], 4)
+    model.extend("r", 14, [*text[5:7], 7], 9)
+    (third,) = model.propose([Want("r", 2, GREEDY)])
+    assert third.num_ready == 0
+
+
+def test_the_rest_of_a_path_is_there_although_nothing_was_drafted_ahead(folder: Path) -> None:
+    """The verifier took two tokens of six, and the target's third was the drafter's, too."""
+    model = build(folder)
+    context = tokens(1, 9)
+    model.extend("r", 0, context, 9)
+    (first,) = model.propose([Want("r", 6, GREEDY)])
+    model.extend("r", 9, first.tokens[:3], 9)
+    (second,) = model.propose([Want("r", 4, GREEDY)])
+    assert second.tokens[:3] == first.tokens[3:]
+    assert second.num_ready == 3
+
+
+def test_it_stops_drafting_ahead_as_soon_as_it_is_asked(folder: Path) -> None:
+    model = build(folder)
+    model.extend("r", 0, tokens(1, 9), 9)
+    model.propose([Want("r", 6, GREEDY, ahead=True)])
+    assert model.draft_ahead(lambda: True) == 0
+    model.release("r")
+    assert model.draft_ahead(lambda: False) == 0

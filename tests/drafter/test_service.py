@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.drafter import metrics
 from services.drafter.config import DrafterConfig
 from services.drafter.service import build
 from shared.bus import Bus
@@ -56,10 +57,15 @@ async def voter(bus: Bus) -> AsyncIterator[Voter]:
 
 
 def request(
-    tokens: list[int], start: int = 0, number: int = 0, length: int = 4, request_id: str = "r"
+    tokens: list[int],
+    start: int = 0,
+    number: int = 0,
+    length: int = 4,
+    request_id: str = "r",
+    ahead: bool = False,
 ) -> DraftRequest:
     return DraftRequest(
-        request_id, number, "toy", start, tokens, 4, length, 0.2,
+        request_id, number, "toy", start, tokens, 4, length, 0.2, ahead,
         Sampling(temperature=0.0), 1.0,
         ["small", "ngram"], VOTER, "verifier.test", None,
     )  # fmt: skip
@@ -113,3 +119,20 @@ async def test_what_cannot_be_drafted_costs_its_proposals_and_no_more(
 def test_an_unknown_draft_model_is_named(bus: Bus, bus_config: BusConfig) -> None:
     with pytest.raises(ConfigError, match="'nothing', which is neither a folder nor one of"):
         build(DrafterConfig(models="ngram,nothing"), bus, bus_config)
+
+
+async def test_it_drafts_ahead_while_nobody_asks(
+    drafters: dict[str, Service], voter: Voter
+) -> None:
+    """The next proposal is there if all of the last one and its own next token come back."""
+    small, drafted = drafters["small"], metrics.AHEAD_TOKENS.labels("small")
+    before = drafted._value.get()
+    await voter.ask(small, request([5, 6, 7, 8], length=9))
+    text = (await voter.proposal()).tokens
+    await voter.ask(small, request([5, 6, 7, 8], length=4, request_id="q", ahead=True))
+    assert (await voter.proposal()).tokens == text[:4]
+    while drafted._value.get() < before + 5:  # noqa: ASYNC110, counters raise no event
+        await asyncio.sleep(0)
+    await voter.ask(small, request(text[:5], start=4, number=1, length=4, request_id="q"))
+    proposal = await voter.proposal()
+    assert (proposal.tokens, proposal.num_ready) == (text[5:9], 4)

@@ -262,11 +262,11 @@ async def test_drafters_that_lie_babble_or_dawdle_change_nothing(scene: Scene) -
         length = request.speculation_length
         wrong = [rng.randrange(VOCAB_SIZE) for _ in range(length)]
         sure = [9.0] * length
-        yield Proposal(request.request_id, request.round, name, wrong, sure, 0.0, True)
-        yield Proposal(request.request_id, request.round, name, [-5, 10**9], sure, 0.0, True)
-        yield Proposal(request.request_id, request.round, name, wrong * 50, sure * 50, 0.0, True)
-        yield Proposal(request.request_id, request.round - 1, name, wrong, sure, 0.0, True)
-        yield Proposal(request.request_id, request.round, "unheard-of", wrong, sure, 0.0, False)
+        yield Proposal(request.request_id, request.round, name, wrong, sure, 0, 0.0, True)
+        yield Proposal(request.request_id, request.round, name, [-5, 10**9], sure, 0, 0.0, True)
+        yield Proposal(request.request_id, request.round, name, wrong * 50, sure * 50, 0, 0.0, True)
+        yield Proposal(request.request_id, request.round - 1, name, wrong, sure, 0, 0.0, True)
+        yield Proposal(request.request_id, request.round, "unheard-of", wrong, sure, 0, 0.0, False)
 
     lying = asyncio.create_task(lie())
     await scene.fleet.live(drafter=4)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from services.verifier.drafting import Way
 from services.verifier.session import Session, Took
 from services.verifier.speculation import Speculation
 from shared.bus import Bus, Instance, connect
@@ -16,6 +17,7 @@ from shared.config import BusConfig
 from shared.messages import Draft, DraftRequest, GenerateRequest, Release, Sampling, Times, Vote
 from shared.registry import Registry
 
+ALL = Way("all")
 VERIFIER, VOTER, DRAFTER = "verifier.test", "voter.test", "drafter.test"
 VOCAB_SIZE, MAX_LENGTH = 50, 6
 
@@ -38,7 +40,7 @@ class Scene:
 
     async def round(self, answer: list[int], *, votes: list[Vote] | None = None) -> Draft:
         """A round in which the voter answers with these tokens; the draft that came of it."""
-        drafting = asyncio.create_task(self.speculation.draft(self.session, "all", 0.2))
+        drafting = asyncio.create_task(self.speculation.draft(self.session, ALL, 0.2))
         request = await self.asked()
         self.speculation.deliver(
             Draft(
@@ -101,7 +103,7 @@ async def test_the_first_request_has_the_whole_context_and_later_ones_what_is_ne
 
 
 async def test_a_drafter_that_lost_the_context_is_sent_all_of_it(scene: Scene) -> None:
-    await scene.round([7], votes=[Vote("small", [], 1.0, False)])
+    await scene.round([7], votes=[Vote("small", [], 0, 1.0, False)])
     await scene.round([])
     requests = [await anext(scene.to_drafter) for _ in range(2)]
     assert [m.start for m in requests if isinstance(m, DraftRequest)] == [0, 0]
@@ -117,7 +119,7 @@ async def test_a_draft_is_not_longer_than_was_asked_for(scene: Scene) -> None:
 
 
 async def test_a_late_draft_is_not_waited_for_and_still_tells_the_length(scene: Scene) -> None:
-    draft = await scene.speculation.draft(scene.session, "all", 0.2)
+    draft = await scene.speculation.draft(scene.session, ALL, 0.2)
     assert draft.tokens == []
     assert scene.session.num_timeouts == 1
     scene.settle(draft)
@@ -129,10 +131,10 @@ async def test_a_late_draft_is_not_waited_for_and_still_tells_the_length(scene: 
 
 
 async def test_a_silent_voter_is_asked_and_not_waited_for_until_it_speaks(scene: Scene) -> None:
-    scene.settle(await scene.speculation.draft(scene.session, "all", 0.2))
+    scene.settle(await scene.speculation.draft(scene.session, ALL, 0.2))
     for number in range(1, 4):
         async with asyncio.timeout(0.15):  # less than the draft timeout
-            scene.settle(await scene.speculation.draft(scene.session, "all", 0.2))
+            scene.settle(await scene.speculation.draft(scene.session, ALL, 0.2))
         assert scene.session.num_timeouts == 1
         assert scene.session.round == number + 1
     assert [(await scene.asked()).round for _ in range(4)] == [0, 1, 2, 3]
@@ -146,10 +148,10 @@ async def test_another_voter_takes_the_place_of_a_silent_one(scene: Scene) -> No
     async with scene.bus.receive("voter.other") as to_other:
         sides = {VOTER: scene.to_voter, "voter.other": to_other}
         mails = {inbox: asyncio.ensure_future(anext(side)) for inbox, side in sides.items()}
-        scene.settle(await scene.speculation.draft(scene.session, "all", 0.2))
+        scene.settle(await scene.speculation.draft(scene.session, ALL, 0.2))
         silent = next(inbox for inbox, mail in mails.items() if mail.done())
         heard = next(inbox for inbox in mails if inbox != silent)
-        drafting = asyncio.create_task(scene.speculation.draft(scene.session, "all", 0.2))
+        drafting = asyncio.create_task(scene.speculation.draft(scene.session, ALL, 0.2))
         request = await asyncio.wait_for(mails[heard], 5)
         assert isinstance(request, DraftRequest)
         assert (request.voter, request.start, request.round) == (heard, 0, 1)
@@ -162,7 +164,7 @@ async def test_plain_rounds_are_told_to_the_voter_together_and_to_no_drafter(
 ) -> None:
     scene.session.speculation_length = 0
     for _ in range(20):
-        scene.settle(await scene.speculation.draft(scene.session, "all", 0.2))
+        scene.settle(await scene.speculation.draft(scene.session, ALL, 0.2))
     requests = [await scene.asked() for _ in range(3)]
     assert [r.round for r in requests] == [0, 8, 16]
     assert [r.outcome and r.outcome.num_rounds for r in requests] == [None, 8, 8]
@@ -180,5 +182,5 @@ async def test_without_anybody_to_ask_it_decodes_plainly(scene: Scene) -> None:
         connect(BusConfig()), Registry(connect(BusConfig()), 60.0), VERIFIER, "toy",
         VOCAB_SIZE, MAX_LENGTH, 0.2,
     )  # fmt: skip
-    assert (await lonely.draft(scene.session, "all", 0.2)).tokens == []
+    assert (await lonely.draft(scene.session, ALL, 0.2)).tokens == []
     assert scene.session.num_timeouts == 0

@@ -27,6 +27,7 @@ def request(
         num_prompt_tokens=3,
         speculation_length=length,
         price=0.2,
+        ahead=False,
         sampling=Sampling(),
         timeout_s=10.0,
         drafters=list(drafters),
@@ -44,7 +45,7 @@ def proposal(
     is_synced: bool = True,
 ) -> Proposal:
     margins = [1.0] * len(tokens)
-    return Proposal(request_id, round, drafter, list(tokens), margins, 0.001, is_synced)
+    return Proposal(request_id, round, drafter, list(tokens), margins, 0, 0.001, is_synced)
 
 
 def reason(rounds: Rounds, late: Proposal) -> str:

@@ -69,7 +69,7 @@ async def test_the_proposals_of_a_round_become_one_draft(bus: Bus) -> None:
         await peer.send(request(), proposal("b", [4, 6]), proposal("a", [4, 5, 7]))
         draft = await peer.draft()
         assert (draft.request_id, draft.round, draft.tokens) == ("r", 0, [4, 5, 7])
-        assert draft.votes == [Vote("a", [4, 5, 7], 1.0, True), Vote("b", [4, 6], 1.0, True)]
+        assert draft.votes == [Vote("a", [4, 5, 7], 0, 1.0, True), Vote("b", [4, 6], 0, 1.0, True)]
         await peer.nothing()
 
 
@@ -127,7 +127,7 @@ async def test_a_broken_drafter_holds_up_nobody_and_wins_nothing(bus: Bus) -> No
         await peer.send(request(), proposal("a", [-7]), proposal("b", [4]))
         draft = await peer.draft()
         assert draft.tokens == [4]
-        assert draft.votes[0] == Vote("a", [], 1.0, True)
+        assert draft.votes[0] == Vote("a", [], 0, 1.0, True)
         await peer.send(request(request_id="s"), proposal("a", range(99), request_id="s"))
         await peer.send(proposal("nobody", [4], request_id="s"))
         await peer.send(proposal("b", [6], request_id="s"))
@@ -139,7 +139,7 @@ async def test_a_drafter_without_the_context_is_passed_on_as_such(bus: Bus) -> N
         await peer.send(request(), proposal("a", [], is_synced=False), proposal("b", [4]))
         draft = await peer.draft()
         assert draft.tokens == [4]
-        assert draft.votes[0] == Vote("a", [], 1.0, False)
+        assert draft.votes[0] == Vote("a", [], 0, 1.0, False)
 
 
 async def test_a_new_round_supersedes_one_that_is_still_open(bus: Bus) -> None:
