@@ -13,41 +13,16 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from pathlib import Path
 
-from benchmarks.contestants import (
-    FEWEST_PROMPTS,
-    WORK,
-    Cell,
-    Contestant,
-    Run,
-    Target,
-    contestant,
-    prepare,
-)
+from benchmarks.contestants import WORK, Cell, Contestant, Run, Target, contestant, prepare
 from benchmarks.generation import RESULTS
+from benchmarks.llm_report import Sample, draw, figures, table
 from benchmarks.prompts import KINDS
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One run of one cell by one system."""
-
-    target: str
-    system: str
-    kind: str
-    temperature: float
-    concurrency: int
-    tokens_per_s: float
-    acceptance: float | None
-    drafting: float | None
-    control: float | None
-    same_as_plain: int | None
-    """Of the texts of this run, those that are the system's own plain ones; greedy alone."""
 
 
 def compete(target: Target, arguments: argparse.Namespace) -> Iterator[Sample]:
@@ -98,50 +73,13 @@ def _sample(
         target,
         spec,
         *(cell.kind, cell.temperature, cell.concurrency),
+        len(run.outputs),
         len(run.outputs) * max_tokens / run.seconds,
         run.acceptance,
         run.drafting,
         run.control,
         same if is_comparable else None,
     )
-
-
-def report(samples: Sequence[Sample]) -> str:
-    """Medians with the spread, over all kinds, and their ratio to Quorum's plain decoding."""
-    lines = ["| target | temperature | at a time | system | tokens/s | over plain | by kind "
-             "| tokens a pass | drafting | control | same texts |", "|---" * 11 + "|"]  # fmt: skip
-    groups = sorted({(s.target, s.temperature, s.concurrency) for s in samples})
-    for group in groups:
-        inside = [s for s in samples if (s.target, s.temperature, s.concurrency) == group]
-        base = [s for s in inside if s.system == "quorum:plain"]
-        for name in dict.fromkeys(s.system for s in inside):
-            own = [s for s in inside if s.system == name]
-            kinds = dict.fromkeys(s.kind for s in own)
-            ratios = {kind: _ratio(own, base, kind) for kind in kinds} if base else {}
-            speeds = [s.tokens_per_s for s in own]
-            compared = [s for s in own if s.same_as_plain is not None]
-            num_texts = sum(max(FEWEST_PROMPTS, s.concurrency) for s in compared)
-            lines.append(
-                f"| {group[0]} | {group[1]:g} | {group[2]} | {name} "
-                f"| {statistics.median(speeds):.0f} ({min(speeds):.0f} to {max(speeds):.0f}) "
-                f"| {_mean(ratios.values())} "
-                f"| {', '.join(f'{kind} {ratio:.2f}' for kind, ratio in ratios.items())} "
-                f"| {_mean(s.acceptance for s in own)} | {_mean(s.drafting for s in own)} "
-                f"| {_mean(s.control for s in own)} "
-                f"| {sum(s.same_as_plain or 0 for s in compared)}/{num_texts} |"
-            )
-    return "\n".join(lines)
-
-
-def _ratio(own: Sequence[Sample], base: Sequence[Sample], kind: str) -> float:
-    """Of medians: one prompt kind after the other, since they differ more than systems do."""
-    mine = statistics.median(s.tokens_per_s for s in own if s.kind == kind)
-    return mine / statistics.median(s.tokens_per_s for s in base if s.kind == kind)
-
-
-def _mean(values: Iterable[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{statistics.fmean(known):.2f}" if known else ""
 
 
 def main() -> None:
@@ -158,6 +96,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warm-up", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS / "llm.json")
     arguments = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     samples = [
@@ -165,10 +104,13 @@ def main() -> None:
         for name in arguments.targets.split(",")
         for sample in compete(prepare(name), arguments)
     ]
-    print(report(samples))
+    print(table(samples))
+    reached = figures(samples)
+    print("\n".join(f"{name}: {figure:.3g}" for name, figure in reached.items()))
     machine = {"python": platform.python_version(), "cores": os.cpu_count()}
-    result = {"machine": machine, "samples": [asdict(sample) for sample in samples]}
-    (RESULTS / "llm.json").write_text(json.dumps(result, indent=1) + "\n")
+    result = {"machine": machine, "figures": reached, "samples": list(map(asdict, samples))}
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    draw(samples, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":
