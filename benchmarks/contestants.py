@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -75,12 +75,12 @@ class Quorum:
         async with aiohttp.ClientSession(timeout=timeout) as http:
             gate = asyncio.Semaphore(cell.concurrency)
 
-            async def complete(seed: int, prompt: list[int]) -> dict[str, object]:
+            async def complete(seed: int, prompt: list[int]) -> dict[str, Any]:
                 body = {"prompt": prompt, "max_tokens": max_tokens, "seed": seed,
                         "temperature": cell.temperature, "ignore_eos": True,
                         "return_speculation": True}  # fmt: skip
                 async with gate, http.post(f"{self.url}/v1/completions", json=body) as response:
-                    answer: dict[str, object] = await response.json()
+                    answer: dict[str, Any] = await response.json()
                     assert response.status == 200, answer
                     return answer
 
@@ -130,12 +130,12 @@ class Peer:
         answer = self.ask(job)
         return Run(answer["seconds"], answer["tokens"])
 
-    def ask(self, line: dict[str, object]) -> dict[str, object]:
+    def ask(self, line: dict[str, object]) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
-        answer: dict[str, object] = json.loads(self.process.stdout.readline())
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer

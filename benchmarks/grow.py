@@ -44,7 +44,12 @@ class Size:
     layers: int
 
 
-SIZES = {"110m": Size(768, 3072, 12), "700m": Size(1536, 6144, 20)}
+SIZES = {
+    "110m": Size(768, 3072, 12),
+    "700m": Size(1536, 6144, 20),
+    "1b": Size(2048, 8192, 16),
+    "7b": Size(4096, 11008, 32),
+}
 
 
 def grow(config: Config, weights: Mapping[str, Array], size: Size) -> tuple[Config, Weights]:

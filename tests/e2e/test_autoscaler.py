@@ -16,7 +16,7 @@ from tests.e2e.stack import Stack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(300)]
 
-CLIENTS = 28
+CLIENTS = 24
 """tests/e2e/compose.yml says why these make it three verifiers."""
 PATIENCE_S = 60.0
 AT_REST_S = 8.0
