@@ -69,8 +69,9 @@ class DrafterService(Service):
                 logger.exception("no proposals for %d messages", len(batch))
                 continue
             metrics.DRAFT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
-            for request, proposal in proposals:
-                await self.bus.send([request.voter], proposal)
+            await asyncio.gather(
+                *(self.bus.send([request.voter], proposal) for request, proposal in proposals)
+            )
             if any(request.ahead for request, _ in proposals):
                 try:
                     await asyncio.to_thread(self._draft_ahead)

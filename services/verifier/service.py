@@ -10,7 +10,6 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from services.verifier import metrics
 from services.verifier.batch import Limits, Verified
@@ -18,6 +17,7 @@ from services.verifier.config import VerifierConfig
 from services.verifier.drafting import WAYS
 from services.verifier.engine import Engine, measure_cost
 from services.verifier.prefix_cache import PrefixCache
+from services.verifier.relay import relay
 from services.verifier.session import Session
 from services.verifier.speculation import Speculation
 from shared.bus.base import Bus
@@ -33,7 +33,6 @@ from shared.messages import (
     Finished,
     GenerateRequest,
     Times,
-    Tokens,
 )
 from shared.runner import Part
 from shared.service import Service, background
@@ -112,27 +111,18 @@ class VerifierService(Service):
         self._sessions[session.id] = session
         started = time.perf_counter()
         try:
-            with self._engine.seat(session):
-                while session.reason is None:
-                    if request.request_id in self._cancelled:
-                        return Cancelled(request.request_id, session.report())
-                    if request.deadline < self.bus.now():
-                        return _expired(session)
-                    if session.num_uncached > 1:
-                        await self._engine.prefill(session)
-                        await self._send_tokens(request, session.num_output_tokens, [])
-                        continue
-                    began = time.perf_counter()
-                    draft = await self._speculation.draft(
-                        session, self._engine.way, self._engine.price
-                    )
-                    drafted = time.perf_counter()
-                    offset = session.num_output_tokens
-                    verified = await self._engine.verify(session, draft.tokens, draft.survival)
-                    emitted = session.emit(verified.tokens)
-                    times = _times(draft, drafted - began, verified, time.perf_counter() - began)
-                    session.settle(verified.draft, draft.votes, emitted, verified.took, times)
-                    await self._send_tokens(request, offset, emitted)
+            async with relay(self.bus, request, self.instance_id) as gateway:
+                with self._engine.seat(session):
+                    while session.reason is None:
+                        if request.request_id in self._cancelled:
+                            return Cancelled(request.request_id, session.report())
+                        if request.deadline < self.bus.now():
+                            return _expired(session)
+                        if session.num_uncached > 1:
+                            await self._engine.prefill(session)
+                            gateway.pass_on([])
+                        else:
+                            gateway.pass_on(await self._round(session))
         finally:
             del self._sessions[session.id]
             await self._speculation.release(session)
@@ -141,11 +131,16 @@ class VerifierService(Service):
             request.request_id, session.num_output_tokens, session.reason, session.report()
         )
 
-    async def _send_tokens(
-        self, request: GenerateRequest, offset: int, emitted: Sequence[int]
-    ) -> None:
-        message = Tokens(request.request_id, self.instance_id, offset, list(emitted))
-        await self.bus.send([request.reply_to], message)
+    async def _round(self, session: Session) -> list[int]:
+        """A draft, and the target's pass over it: the tokens that come of it."""
+        began = time.perf_counter()
+        draft = await self._speculation.draft(session, self._engine.way, self._engine.price)
+        drafted = time.perf_counter()
+        verified = await self._engine.verify(session, draft.tokens, draft.survival)
+        emitted = session.emit(verified.tokens)
+        times = _times(draft, drafted - began, verified, time.perf_counter() - began)
+        session.settle(verified.draft, draft.votes, emitted, verified.took, times)
+        return emitted
 
     def _check(self, request: GenerateRequest) -> None:
         manifest = self._decoder.manifest

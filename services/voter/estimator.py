@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, fsum, sqrt
 
+from shared.tokens import common_length
+
 _EDGES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Of margins, in units of logits over temperature."""
 _PRIOR = (-0.6, -0.3, 0.0, 0.2, 0.4, 0.7, 1.0, 1.3, 1.6)
@@ -26,6 +28,9 @@ _LATER = _MANY = 3
 _RATE = 0.3
 _MEMORY = 0.998
 """Of how much was learned, a step: topics change."""
+_EASE_RATE = 0.3
+FIRST_EASE = 0.5
+"""What is believed of a request that nothing is known of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +109,14 @@ class Estimator:
             steps = _MEMORY * self._steps.get(feature, 1.0) + error * error
             self._steps[feature] = steps
             self._parts[feature] = self._part(feature) + _RATE * error / sqrt(steps)
+
+
+def ease_after(ease: float, draft: Sequence[int], emitted: Sequence[int]) -> float:
+    """The share of its drafts that a request had accepted lately, a round later. Tokens behind
+    the first difference, or behind what was emitted, say nothing."""
+    num_agreed = common_length(draft, emitted)
+    num_compared = min(len(draft), len(emitted), num_agreed + 1)
+    return ease + _EASE_RATE * (num_agreed / num_compared - ease) if num_compared else ease
 
 
 def _votes(opinions: Sequence[Opinion], path: Sequence[int]) -> list[tuple[str, int, float]]:

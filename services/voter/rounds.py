@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from services.voter import metrics
-from services.voter.estimator import Opinion
+from services.voter.estimator import FIRST_EASE, Opinion, ease_after
 from shared.messages import DraftRequest, Proposal, Release
-from shared.tokens import common_length
 
 MAX_EARLY = 1024
 MAX_TOKEN = 1 << 31
-EASE_RATE = 0.3
 
 
 @dataclass(slots=True)
@@ -29,7 +27,7 @@ class Round:
     proposals: dict[str, Proposal] = field(default_factory=dict)
     draft: list[int] | None = None
     """Set when the round is closed."""
-    ease: float = 0.5
+    ease: float = FIRST_EASE
     """Share of its drafts that the request had accepted lately."""
     silent: set[str] = field(default_factory=set)
     """Drafters that were waited for in vain, and have said nothing about the request since."""
@@ -43,6 +41,11 @@ class Round:
         """Index of the first token to be drafted."""
         return self.request.start + len(self.request.tokens)
 
+    @property
+    def draft_s(self) -> float:
+        """Of the slowest drafter, in seconds."""
+        return max((p.draft_s for p in self.proposals.values()), default=0.0)
+
     def give_up(self) -> None:
         """The deadline has passed: whoever is missing is not waited for again until heard."""
         self.silent |= set(self.request.drafters) - set(self.proposals)
@@ -54,11 +57,7 @@ class Round:
 
     def learn_ease(self, emitted: Sequence[int]) -> None:
         """Takes in how far the target followed the draft."""
-        draft = self.draft or []
-        num_agreed = common_length(draft, emitted)
-        num_compared = min(len(draft), len(emitted), num_agreed + 1)
-        if num_compared:
-            self.ease += EASE_RATE * (num_agreed / num_compared - self.ease)
+        self.ease = ease_after(self.ease, self.draft or [], emitted)
 
     def emitted(self, start: int, tokens: Sequence[int]) -> Sequence[int] | None:
         """The target's tokens from this round's position on, as a later message tells them."""

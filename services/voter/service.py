@@ -15,7 +15,7 @@ from services.voter.config import VoterConfig
 from services.voter.estimator import Estimator
 from services.voter.length_controller import LengthController, LengthRule, scaled
 from services.voter.rounds import RefusedError, Round, Rounds
-from services.voter.useful_length import next_length
+from services.voter.useful_length import DraftPrice, next_length
 from services.voter.vote import Ballot, merge
 from services.voter.weights import WeightRule, Weights
 from shared.bus.base import Bus
@@ -38,6 +38,7 @@ class VoterService(Service):
         self._weights: dict[str, Weights] = {}
         self._estimators: dict[str, Estimator] = {}
         self._controllers: dict[tuple[str, int], LengthController] = {}
+        self._prices: dict[tuple[str, int], DraftPrice] = {}
         self._num_running: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._outbound: asyncio.Queue[tuple[str, Draft]] = asyncio.Queue()
@@ -127,7 +128,7 @@ class VoterService(Service):
             tokens,
             [] if is_whole else survival,
             length,
-            max((p.draft_s for p in opened.proposals.values()), default=0.0),
+            opened.draft_s,
             time.perf_counter() - started,
             votes,
         )
@@ -164,20 +165,19 @@ class VoterService(Service):
             last.learn_ease(emitted)
         if outcome is not None and outcome.round == request.round:
             self._num_running[request.target] = outcome.num_running
+            asked = request.speculation_length
+            num_emitted = max(0, outcome.num_accepted_tokens) + outcome.num_rounds
             self._controller(request.target).observe(
-                request.speculation_length,
-                max(0, outcome.num_accepted_tokens) + outcome.num_rounds,
-                outcome.round_s,
-                outcome.num_rounds,
+                asked, num_emitted, outcome.round_s, outcome.num_rounds
             )
+            self._price(request.target).observe(asked, last.draft_s, num_emitted, outcome.round_s)
 
     def _next_length(self, request: DraftRequest, survival: Sequence[float]) -> int:
         if self._config.fixed_length is not None:
             return self._config.fixed_length
         if self._config.length == "useful":
-            length = next_length(
-                request.speculation_length, survival, request.price, self._config.max_length
-            )
+            price = request.price + self._price(request.target).price
+            length = next_length(survival, price, self._config.max_length)
         else:
             length = self._controller(request.target).length
         metrics.SPECULATION_LENGTH.labels(request.target).set(length)
@@ -196,10 +196,17 @@ class VoterService(Service):
     def _controller(self, target: str) -> LengthController:
         """One for each power of two of requests in work: what pays depends on the load. The more
         there are, the more rounds are under way after a change, and the later it is judged."""
-        size = self._num_running.get(target, 1).bit_length()
+        size = self._size(target)
         if (target, size) not in self._controllers:
             self._controllers[target, size] = LengthController(scaled(self._length_rule, size))
         return self._controllers[target, size]
+
+    def _price(self, target: str) -> DraftPrice:
+        """Likewise one for each power of two of requests in work."""
+        return self._prices.setdefault((target, self._size(target)), DraftPrice())
+
+    def _size(self, target: str) -> int:
+        return self._num_running.get(target, 1).bit_length()
 
     def _stop_timer(self, request_id: str) -> None:
         timer = self._timers.pop(request_id, None)
@@ -208,11 +215,16 @@ class VoterService(Service):
 
     async def _send_drafts(self) -> None:
         while True:
-            reply_to, draft = await self._outbound.get()
-            try:
-                await self.bus.send([reply_to], draft)
-            except BusError as error:
-                logger.warning("draft lost: %s", error)
+            ready = [await self._outbound.get()]
+            while not self._outbound.empty():
+                ready.append(self._outbound.get_nowait())
+            await asyncio.gather(*(self._send_draft(*each) for each in ready))
+
+    async def _send_draft(self, reply_to: str, draft: Draft) -> None:
+        try:
+            await self.bus.send([reply_to], draft)
+        except BusError as error:
+            logger.warning("draft lost: %s", error)
 
     async def _share_weights(self) -> None:
         """Exchanges what was learned with the other voters, off the critical path."""

@@ -26,6 +26,7 @@ from shared.bus.redis_client import (
     RedisClient,
 )
 from shared.bus.redis_inbox import RedisInbox
+from shared.bus.redis_outbox import RedisOutbox
 from shared.bus.redis_topic import RedisSubscription
 from shared.codec import encode
 from shared.config import BusConfig
@@ -41,6 +42,7 @@ class RedisBus(Bus):
     def __init__(self, config: BusConfig) -> None:
         self.config = config
         self._client = RedisClient(config)
+        self._outbox = RedisOutbox(self._client)
         self._ahead_s = 0.0
         self._registry = [self._client.key("registry", part) for part in ("leases", "instances")]
 
@@ -79,22 +81,8 @@ class RedisBus(Bus):
         await self.send_bytes(inboxes, encode(message))
 
     async def send_bytes(self, inboxes: Iterable[str], data: bytes) -> None:
-        """What `send` does with the encoded message: one round trip, however many inboxes."""
-        keys = [self._client.key("inbox", inbox) for inbox in inboxes]
-
-        async def operation() -> None:
-            async with self._client.commands.pipeline(transaction=False) as pipeline:
-                for key in keys:
-                    pipeline.xadd(
-                        key,
-                        {FIELD: data},
-                        nomkstream=True,
-                        maxlen=self.config.max_inbox_messages,
-                        approximate=True,
-                    )
-                await pipeline.execute()
-
-        await self._client.call(operation)
+        """What `send` does with the encoded message."""
+        await self._outbox.send([self._client.key("inbox", inbox) for inbox in inboxes], data)
 
     @asynccontextmanager
     async def receive(self, inbox: str) -> AsyncIterator[AsyncIterator[object]]:
@@ -140,4 +128,5 @@ class RedisBus(Bus):
         return time.time() + self._ahead_s
 
     async def close(self) -> None:
+        await self._outbox.close()
         await self._client.close()

@@ -373,6 +373,20 @@ async def test_an_inbox_keeps_the_order_and_drops_malformed_messages(bus: Bus) -
             assert await asyncio.wait_for(anext(messages), 5) == Cancel(str(number))
 
 
+async def test_messages_sent_at_once_all_arrive_those_of_each_sender_in_order(bus: Bus) -> None:
+    async with bus.receive("mine") as messages:
+
+        async def send(sender: int) -> None:
+            for number in range(20):
+                await bus.send(["mine", "gone"], Cancel(f"{sender}-{number}"))
+
+        await asyncio.gather(*(send(sender) for sender in range(10)))
+        received = [(await anext(messages)).request_id for _ in range(200)]
+    for sender in range(10):
+        own = [name for name in received if name.startswith(f"{sender}-")]
+        assert own == [f"{sender}-{number}" for number in range(20)]
+
+
 async def test_one_message_reaches_several_inboxes(bus: Bus) -> None:
     async with bus.receive("a") as to_a, bus.receive("b") as to_b:
         await bus.send(["a", "b", "nobody"], Cancel("1"))

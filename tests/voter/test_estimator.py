@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.voter.estimator import Estimator, Opinion
-from services.voter.useful_length import next_length
 
 opinions = st.lists(
     st.tuples(
@@ -80,11 +79,3 @@ def test_it_forgets_what_no_longer_holds() -> None:
             estimator.learn(found, [right], 0.5)
         chance = estimator.draft(found, 0.5, 1)[1][0]
         assert chance > 0.9 if right == 1 else chance < 0.1
-
-
-def test_twice_as_many_are_asked_for_where_all_were_worth_it_and_few_where_few_were() -> None:
-    assert next_length(4, [0.9, 0.8, 0.7, 0.6], 0.5, 12) == 8
-    assert next_length(8, [0.9] * 8, 0.5, 12) == 12
-    assert next_length(8, [0.9, 0.6, 0.3, 0.1], 0.5, 12) == 4
-    assert next_length(8, [], 0.5, 12) == 2
-    assert next_length(8, [0.9] * 8, 0.5, 1) == 1

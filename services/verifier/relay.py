@@ -1,0 +1,64 @@
+"""Tokens on their way to the gateway while the next round is under way.
+
+Nobody waits for a message: what is emitted while one is being sent goes into the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from shared.bus.base import Bus
+from shared.messages import GenerateRequest, Tokens
+
+
+class Relay:
+    """The tokens of one request, in order."""
+
+    def __init__(self, bus: Bus, request: GenerateRequest, sender: str) -> None:
+        self._bus = bus
+        self._request = request
+        self._sender = sender
+        self._offset = 0
+        self._unsent: list[int] | None = None
+        """None if there is nothing to say."""
+        self._sending: asyncio.Task[None] | None = None
+
+    def pass_on(self, tokens: Sequence[int]) -> None:
+        """Sends tokens after those before; none only shows that the request is being worked on.
+        Raises BusError if an earlier message could not be sent."""
+        self._unsent = [*(self._unsent or ()), *tokens]
+        if self._sending is None or self._sending.done():
+            if self._sending is not None:
+                self._sending.result()
+            self._sending = asyncio.create_task(self._send_all())
+
+    async def finish(self) -> None:
+        """Returns when all is sent. Raises BusError."""
+        if self._sending is not None:
+            await self._sending
+
+    async def stop(self) -> None:
+        """Gives up what is under way."""
+        if self._sending is not None and not self._sending.done():
+            self._sending.cancel()
+            await asyncio.wait([self._sending])
+
+    async def _send_all(self) -> None:
+        while self._unsent is not None:
+            tokens, self._unsent = self._unsent, None
+            message = Tokens(self._request.request_id, self._sender, self._offset, tokens)
+            self._offset += len(tokens)
+            await self._bus.send([self._request.reply_to], message)
+
+
+@asynccontextmanager
+async def relay(bus: Bus, request: GenerateRequest, sender: str) -> AsyncIterator[Relay]:
+    """A relay for the time of the body, at whose end all is sent unless it failed."""
+    opened = Relay(bus, request, sender)
+    try:
+        yield opened
+        await opened.finish()
+    finally:
+        await opened.stop()
