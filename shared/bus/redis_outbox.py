@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.bus.redis_client import FIELD, RedisClient
+from shared.bus.redis_client import FIELD, PARTING_S, RedisClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,9 @@ class RedisOutbox:
         await sent
 
     async def close(self) -> None:
-        """Ends what is under way. Nobody may wait any more."""
+        """Waits a little for what is under way. Nobody may send any more."""
+        if self._sender is not None:
+            await asyncio.wait([self._sender], timeout=PARTING_S)
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.wait([self._sender])
