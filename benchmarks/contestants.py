@@ -177,8 +177,8 @@ def _as_hugging_face(source: Path, out: Path, size: grow.Size | None) -> None:
 def contestant(
     spec: str, target: Target, draft_length: int, peers_python: str
 ) -> Iterator[Contestant]:
-    """Starts what `spec` names: quorum:WAY[:PRECISION] or ENGINE:MODE[:PRECISION], the latter with
-    a Python that has it installed."""
+    """Starts what `spec` names: quorum:[redis-]WAY[:PRECISION] or ENGINE:MODE[:PRECISION], the
+    latter with a Python that has it installed."""
     engine, mode, precision = [*spec.split(":"), "fp32"][:3]
     if engine == "quorum":
         environment = {
@@ -186,9 +186,9 @@ def contestant(
             "VERIFIER_MODEL": str(target.exported(precision)),
             "VERIFIER_MAX_BATCH": "64",
             "DRAFTER_MAX_REQUESTS": "64",
-            **_settings(mode, draft_length),
+            **_settings(mode.removeprefix("redis-"), draft_length),
         }
-        bus = "redis" if mode.startswith("redis") else "embedded"
+        bus = "redis" if mode.startswith("redis-") else "embedded"
         with system(bus, environment) as (url, _):
             quorum = Quorum(url)
             asyncio.run(quorum.until_ready())
@@ -211,15 +211,15 @@ def contestant(
 
 
 def _settings(mode: str, draft_length: int) -> dict[str, str]:
-    """The ways in which Quorum runs: all that it has, and steps of the paper's ablation."""
+    """The ways in which Quorum runs: all that it has, each of its ways of drafting, and steps of
+    the paper's ablation."""
     one = f"models/{DRAFTERS[1]}"
     fixed = {"VERIFIER_DRAFTING": "all", "VOTER_FIXED_LENGTH": str(draft_length),
              "VERIFIER_SPECULATION_LENGTH": str(draft_length)}  # fmt: skip
     return {
         "auto": {},
-        "redis": {},
         "plain": {"VERIFIER_DRAFTING": "none"},
-        "redis-plain": {"VERIFIER_DRAFTING": "none"},
+        **{way: {"VERIFIER_DRAFTING": way} for way in ("all", "ahead", "lanes", "lookup")},
         "single": {**fixed, "DRAFTER_MODELS": one},
         "vote": {**fixed, "VOTER_WALK": "greedy"},
         "climb": {"VERIFIER_DRAFTING": "all", "VOTER_WALK": "greedy", "VOTER_LENGTH": "climb"},

@@ -73,7 +73,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, float]:
     the 110 M target and in fp32 unless the name says otherwise."""
     found = {
         "speedup_c1": _over(samples, "quorum:auto", "quorum:plain", 1),
-        "speedup_c1_redis": _over(samples, "quorum:redis", "quorum:redis-plain", 1),
+        "speedup_c1_redis": _over(samples, "quorum:redis-auto", "quorum:redis-plain", 1),
         "speedup_c8": _over(samples, "quorum:auto", "quorum:plain", 8),
         "worst_speedup_c1_to_c64": _worst(samples),
         "over_single_drafter_c8": _over(samples, "quorum:auto", "quorum:single", 8),
