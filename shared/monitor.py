@@ -6,16 +6,23 @@ none is draining; `/metrics` in the Prometheus text format.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Gauge, Histogram, generate_latest
 
 from shared.config import ProcessConfig
 from shared.errors import ConfigError
 from shared.service import Service
 
+LAG = Histogram(
+    "event_loop_lag_seconds",
+    "How late the event loop comes to what it is to do",
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0),
+)
+LAG_INTERVAL_S = 0.1
 READY = Gauge("service_ready", "1 when ready, 0 while starting or draining", ["role", "name"])
 
 
@@ -39,6 +46,15 @@ def _state(service: Service) -> str:
     if service.draining.is_set():
         return "draining"
     return "ready" if service.ready.is_set() else "starting"
+
+
+async def watch_loop() -> None:
+    """Measures the event loop's lag until cancelled."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_INTERVAL_S
+        await asyncio.sleep(LAG_INTERVAL_S)
+        LAG.observe(max(0.0, loop.time() - due))
 
 
 class Monitor:

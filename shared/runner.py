@@ -22,8 +22,8 @@ from shared.bus import Bus, connect
 from shared.check import check
 from shared.config import BusConfig, ProcessConfig, Settings, load
 from shared.errors import ConfigError, QuorumError
-from shared.monitor import Monitor
-from shared.service import Service
+from shared.monitor import Monitor, watch_loop
+from shared.service import Service, background
 
 logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=Settings)
@@ -105,7 +105,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     try:
-        async with Monitor(process, services):
+        async with Monitor(process, services), background(watch_loop()):
             return await supervise(services, stopped, process.drain_timeout_s, on_ready)
     finally:
         await bus.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from benchmarks.compared import Clairvoyant
 from benchmarks.recorded import REACH, STEPS_PER_UNIT, Track, load, save
-from benchmarks.replay import Costs, Replay, Request, Segment, whole
+from benchmarks.regret import Workload, stationary, switching
+from benchmarks.replay import LARGE, Costs, Replay, Request, Segment, whole
 from benchmarks.rules import Climbing, Fixed, Learned, Lengths, Rule, Single, Useful, Weighted
 from benchmarks.trees import TreeReplay
 from services.voter.estimator import Opinion
@@ -186,3 +188,32 @@ def test_side_tokens_are_known_in_the_next_round_and_not_emitted_in_their_own() 
     assert by_rule.branches.num_known > by_rule.branches.num_right
     assert freed.num_rounds <= held.num_rounds <= chain.num_rounds
     assert held.num_verified > chain.num_verified
+
+
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "record.npz"
+
+
+@pytest.mark.parametrize(
+    ("workload", "at_a_time", "bound"),
+    [
+        ("code, 0", 1, 0.03),
+        ("prose, 0.8", 8, 0.03),
+        ("within requests, 0", 1, 0.08),
+        ("between requests, all", 8, 0.08),
+    ],
+)
+def test_the_default_policy_is_nearly_as_fast_as_the_best_fixed_length(
+    workload: str, at_a_time: int, bound: float
+) -> None:
+    """A part of what benchmarks.regret compares, from nothing and for the larger target."""
+    record = load(RECORD)
+    (found,) = [w for w in [*stationary(record), *switching(record)] if w.name == workload]
+    lengths = range(2, REACH + 1, 1 + at_a_time // 8)
+    fixed = [spent(found, Fixed(length), at_a_time) for length in lengths]
+    assert spent(found, Useful(), at_a_time) < (1 + bound) * min(fixed)
+
+
+def spent(workload: Workload, lengths: Lengths, at_a_time: int) -> float:
+    """Seconds a token."""
+    replay = Replay(Learned(), lengths, LARGE)
+    return replay.run(workload.requests, at_a_time).seconds_per_token

@@ -126,6 +126,7 @@ def test_a_process_tells_its_health_and_metrics_and_ends_on_sigterm(start: Start
     assert status == 200
     assert "# TYPE" in metrics
     assert 'service_ready{name="voter",role="voter"} 1.0' in metrics
+    assert "event_loop_lag_seconds_bucket" in metrics
     assert process.get("/other")[0] == 404
     checked = run("--check", QUORUM_MONITOR_PORT=str(process.port))
     assert (checked.returncode, checked.stderr) == (0, "")

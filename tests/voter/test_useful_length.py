@@ -1,4 +1,4 @@
-"""How many tokens are asked for: what would have paid, drafting included, and one more."""
+"""How many tokens are asked for: up to where one brings less than its drafting costs."""
 
 from __future__ import annotations
 
@@ -6,33 +6,78 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.voter.useful_length import DraftPrice, next_length
+from services.voter.useful_length import DraftPrice, UsefulLength
 
-chances = st.lists(st.floats(0, 1), max_size=12).map(lambda c: sorted(c, reverse=True))
-
-
-def test_one_more_is_asked_for_than_would_have_paid() -> None:
-    assert next_length([0.9, 0.8, 0.7, 0.6], 0.5, 12) == 5
-    assert next_length([0.9] * 12, 0.5, 12) == 12
-    assert next_length([0.9, 0.6, 0.3, 0.1], 0.5, 12) == 3
-    assert next_length([], 0.5, 12) == 1
-    assert next_length([0.9] * 8, 0.5, 1) == 1
+MOST = 12
+chances = st.lists(st.floats(0, 1), max_size=MOST).map(lambda c: sorted(c, reverse=True))
 
 
-@given(chances, st.floats(0, 1), st.floats(0, 1), st.integers(1, 12))
-def test_the_dearer_a_token_is_the_fewer_are_asked_for(
-    survival: list[float], price: float, more: float, most: int
+def settled(
+    survival: list[float], price: float, step_s: float, ease: float = 0.5, rounds: int = 200
+) -> int:
+    """The length after so many rounds alike, of 20 ms and 3 tokens each."""
+    useful, asked = UsefulLength(MOST), 4
+    for _ in range(rounds):
+        asked = useful.next(asked, survival[:asked], price, ease)
+        useful.draft_price.observe(asked, asked * step_s, 3, 0.020)
+    return asked
+
+
+def test_all_is_asked_for_where_all_is_right_and_one_token_where_none_is() -> None:
+    assert settled([0.95] * MOST, 0.2, 0.0005) == MOST
+    assert settled([0.1] * MOST, 0.2, 0.0005) == 1
+
+
+def test_a_token_is_asked_for_as_long_as_it_brings_more_than_its_drafting_costs() -> None:
+    # Half a millisecond at 150 tokens a second costs 0.075 tokens.
+    survival = [0.9, 0.6, 0.5, 0.3, 0.22, 0.2, 0.1]
+    assert settled(survival, 0.2, 0.0005) == 4
+    assert settled(survival, 0.2, 0.0001) == 5
+    assert settled(survival, 0.2, 0.0024) == 2
+
+
+@given(chances, st.floats(0, 1), st.floats(0, 1), st.integers(0, MOST))
+def test_a_length_is_at_least_one_and_at_most_what_is_set(
+    survival: list[float], price: float, ease: float, asked: int
 ) -> None:
-    dear, cheap = next_length(survival, price + more, most), next_length(survival, price, most)
-    assert 1 <= dear <= cheap <= most
+    useful = UsefulLength(MOST)
+    for _ in range(5):
+        asked = useful.next(asked, survival[:asked], price, ease)
+        assert 1 <= asked <= MOST
+        useful.draft_price.observe(asked, 0.001, 1, 0.01)
+
+
+def test_nothing_changes_before_anything_is_known_of_what_drafting_costs() -> None:
+    useful = UsefulLength(MOST)
+    assert useful.next(4, [0.9] * 4, 0.1, 0.5) == 4
+    assert useful.next(0, [], 0.1, 0.5) == 1
+
+
+def test_easy_and_hard_requests_are_kept_apart() -> None:
+    useful = UsefulLength(MOST)
+    asked = {0.9: 4, 0.1: 4}
+    for _ in range(100):
+        for ease, chance in ((0.9, 0.95), (0.1, 0.15)):
+            asked[ease] = useful.next(asked[ease], [chance] * asked[ease], 0.2, ease)
+            useful.draft_price.observe(asked[ease], 0.0005 * asked[ease], 3, 0.020)
+    assert asked == {0.9: MOST, 0.1: 1}
+
+
+def test_what_was_not_worth_asking_for_is_tried_again() -> None:
+    useful = UsefulLength(MOST)
+    asked = 4
+    for survival in ([0.3] * MOST, [0.95] * MOST):
+        for _ in range(200):
+            asked = useful.next(asked, survival[:asked], 0.25, 0.5)
+            useful.draft_price.observe(asked, 0.0005 * asked, 3, 0.020)
+    assert asked == MOST
 
 
 def test_a_drafted_token_costs_what_would_be_emitted_in_its_time() -> None:
     price = DraftPrice()
-    assert price.price == 0
+    assert price.price is None
     for _ in range(20):
         price.observe(4, 0.002, 3, 0.020)
-    # Half a millisecond at 150 tokens a second.
     assert price.price == pytest.approx(0.075)
 
 
@@ -47,6 +92,7 @@ def test_the_price_follows_when_the_load_changes() -> None:
 def test_rounds_that_drafted_nothing_tell_the_rate_alone() -> None:
     price = DraftPrice()
     price.observe(0, 0.0, 1, 0.010)
-    assert price.price == 0
+    assert price.price is None
     price.observe(4, 0.002, 3, 0.010)
+    assert price.price is not None
     assert 0.05 < price.price < 0.15
