@@ -18,16 +18,23 @@ from services.verifier.graph import IR_VERSION, OPSET
 from services.verifier.precision import convert
 from shared.lm.manifest import FORMAT, Manifest, checksum
 
-VOCAB_SIZE, WIDTH, NUM_LAYERS, NUM_HEADS, NUM_KV_HEADS, HEAD_SIZE = 96, 64, 2, 4, 2, 16
+VOCAB_SIZE, WIDTH, NUM_LAYERS, NUM_HEADS, HEAD_SIZE = 96, 64, 2, 4, 16
 MAX_CONTEXT = 512
 END = 1
 """The one end-of-text token."""
 
 
-def write_toy(folder: Path, *, noise: float = 0.0, seed: int = 0, precision: str = "fp32") -> Path:
+def write_toy(
+    folder: Path,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+    precision: str = "fp32",
+    num_kv_heads: int = 2,
+) -> Path:
     """Writes a decoder folder. `noise` perturbs the weights that `seed` gives."""
     folder.mkdir(parents=True)
-    onnx.save(convert(_model(seed, noise), precision), folder / GRAPH_FILE)
+    onnx.save(convert(_model(seed, noise, num_kv_heads), precision), folder / GRAPH_FILE)
     Manifest(
         format=FORMAT,
         name=folder.name,
@@ -35,7 +42,8 @@ def write_toy(folder: Path, *, noise: float = 0.0, seed: int = 0, precision: str
         precision=precision,
         graph="in-place",
         num_layers=NUM_LAYERS,
-        num_kv_heads=NUM_KV_HEADS,
+        num_heads=NUM_HEADS,
+        num_kv_heads=num_kv_heads,
         head_size=HEAD_SIZE,
         vocab_size=VOCAB_SIZE,
         max_context=MAX_CONTEXT,
@@ -92,7 +100,7 @@ class _Builder:
         return self.add("Reshape", tokens, self.ints(1, -1, size))
 
 
-def _model(seed: int, noise: float) -> onnx.ModelProto:
+def _model(seed: int, noise: float, num_kv_heads: int) -> onnx.ModelProto:
     b = _Builder(seed, noise)
     angles = np.arange(MAX_CONTEXT)[:, None] / 100 ** (np.arange(HEAD_SIZE // 2) * 2 / HEAD_SIZE)
     cos = b.constant("cos", np.cos(angles).astype(np.float32))
@@ -102,24 +110,27 @@ def _model(seed: int, noise: float) -> onnx.ModelProto:
     for i in range(NUM_LAYERS):
         caches += [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
         n = b.norm(x, f"norm{i}")
-        sizes = {"q": NUM_HEADS, "k": NUM_KV_HEADS, "v": NUM_KV_HEADS}
+        sizes = {"q": NUM_HEADS, "k": num_kv_heads, "v": num_kv_heads}
         q, k, v = (
             b.rows(b.add("MatMul", n, b.weight(f"{p}{i}", WIDTH, heads * HEAD_SIZE, scale=1.5)))
             for p, heads in sizes.items()
         )
         q = b.add("RotaryEmbedding", q, cos, sin, "position_ids", num_heads=NUM_HEADS)
-        k = b.add("RotaryEmbedding", k, cos, sin, "position_ids", num_heads=NUM_KV_HEADS)
+        k = b.add("RotaryEmbedding", k, cos, sin, "position_ids", num_heads=num_kv_heads)
         for part, new in (("key", k), ("value", v)):
             b.add(
                 "TensorScatter",
                 f"past_key_values.{i}.{part}",
-                b.heads(new, NUM_KV_HEADS),
+                b.heads(new, num_kv_heads),
                 "write_indices",
                 output=f"present.{i}.{part}",
                 axis=2,
             )
         kv = f"present.{i}.key", f"present.{i}.value"
-        a = b.add("Attention", b.heads(q, NUM_HEADS), *kv, "attention_bias")
+        q = b.add("Reshape", b.heads(q, NUM_HEADS), b.ints(0, num_kv_heads, -1, 0))
+        bias = b.add("Concat", *["attention_bias"] * (NUM_HEADS // num_kv_heads), axis=2)
+        a = b.add("Attention", q, *kv, bias)
+        a = b.add("Reshape", a, b.ints(0, NUM_HEADS, -1, 0))
         a = b.flat(a, NUM_HEADS * HEAD_SIZE)
         x = b.add("Add", x, b.add("MatMul", a, b.weight(f"o{i}", NUM_HEADS * HEAD_SIZE, WIDTH)))
         h = b.add("MatMul", b.norm(x, f"mlp_norm{i}"), b.weight(f"up{i}", WIDTH, 128, scale=1.5))
@@ -129,7 +140,7 @@ def _model(seed: int, noise: float) -> onnx.ModelProto:
     chosen = b.add("Gather", flat, "logit_indices", axis=0)
     b.add("MatMul", chosen, b.weight("head", WIDTH, VOCAB_SIZE, scale=3.0), output="logits")
     info, int64, float32 = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.FLOAT
-    cache = ["rows", NUM_KV_HEADS, "cache", HEAD_SIZE]
+    cache = ["rows", num_kv_heads, "cache", HEAD_SIZE]
     inputs = [
         info("input_ids", int64, [1, "tokens"]),
         info("padded_indices", int64, ["rows", "width"]),

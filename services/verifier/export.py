@@ -163,6 +163,7 @@ def _describe(folder: Path, kind: str, precision: str) -> Manifest:
         precision=precision,
         graph=kind,
         num_layers=len(caches) // 2,
+        num_heads=num_heads,
         num_kv_heads=dims[1].dim_value or _integer(config, "num_key_value_heads"),
         head_size=dims[3].dim_value or int(str(head_size)),
         vocab_size=_integer(config, "vocab_size"),

@@ -3,7 +3,8 @@ graph"): ragged batches, KV cache updated in place, logits for chosen positions 
 
 Each GroupQueryAttention becomes RotaryEmbedding, TensorScatter and Attention of opset 24. Only they
 see the batch as rows, padded to the longest; all else works on the tokens of all rows in one flat
-line, so that a pass costs what its tokens cost.
+line, so that a pass costs what its tokens cost. The query heads that share a key-value head are
+rows of one multiplication, so that even a single token is several of them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Rewriter:
         self._head_size = head_size
         self._nodes: list[onnx.NodeProto] = []
         self._biases: dict[int, str] = {}
+        self._repeats: dict[str, str] = {}
 
     def run(self, windows: Sequence[int | None]) -> None:
         attentions = [n for n in self._graph.node if n.op_type == "GroupQueryAttention"]
@@ -98,11 +100,15 @@ class Rewriter:
         options: dict[str, float] = {"scale": attributes["scale"]}
         if attributes.get("softcap", 0.0) > 0.0:
             options["softcap"] = attributes["softcap"]
-        queries = self._heads(query, num_heads)
-        scores = self._add(
-            "Attention", [queries, present_key, present_value, self._bias(window)], **options
+        group = num_heads // num_kv_heads
+        queries = self._add(
+            "Reshape",
+            [self._heads(query, num_heads), self._ints("group", [0, num_kv_heads, -1, 0])],
         )
-        transposed = self._add("Transpose", [scores], perm=[0, 2, 1, 3])
+        bias = self._repeated(self._bias(window), group)
+        scores = self._add("Attention", [queries, present_key, present_value, bias], **options)
+        heads = self._add("Reshape", [scores, self._ints("ungroup", [0, num_heads, -1, 0])])
+        transposed = self._add("Transpose", [heads], perm=[0, 2, 1, 3])
         size = num_heads * self._head_size
         places = self._add("Reshape", [transposed, self._ints("places", [-1, size])])
         flat = self._add("Gather", [places, "flat_indices"], axis=0)
@@ -162,6 +168,12 @@ class Rewriter:
         if window not in self._biases:
             self._biases[window] = self._windowed(window)
         return self._biases[window]
+
+    def _repeated(self, bias: str, group: int) -> str:
+        """The mask for all queries of a key-value head: T for each of its query heads."""
+        if group > 1 and bias not in self._repeats:
+            self._repeats[bias] = self._add("Concat", [bias] * group, axis=2)
+        return self._repeats.get(bias, bias)
 
     def _windowed(self, window: int) -> str:
         """A token sees a key less than `window` positions back."""

@@ -22,7 +22,7 @@ _EDGES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Of margins, in units of logits over temperature."""
 _PRIOR = (-0.6, -0.3, 0.0, 0.2, 0.4, 0.7, 1.0, 1.3, 1.6)
 """What the first drafters of a fresh voter are believed to add, by the same bins."""
-_EASE_EDGES = (0.2, 0.4, 0.6, 0.8, 0.95)
+EASE_EDGES = (0.2, 0.4, 0.6, 0.8, 0.95)
 _LATER = _MANY = 3
 """Places from this one on in a draft are alike, and so many votes or more."""
 _RATE = 0.3
@@ -138,7 +138,7 @@ def _features(
     num_for = min(sum(voted == token for _, voted, _ in votes), _MANY)
     num_against = min(len(votes) - num_for, _MANY)
     features.append(("", True, (1 + _MANY) * num_for + num_against))
-    features.append(("", False, (1 + _LATER) * bisect(_EASE_EDGES, ease) + min(depth, _LATER)))
+    features.append(("", False, (1 + _LATER) * bisect(EASE_EDGES, ease) + min(depth, _LATER)))
     return features
 
 

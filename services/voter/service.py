@@ -15,7 +15,7 @@ from services.voter.config import VoterConfig
 from services.voter.estimator import Estimator
 from services.voter.length_controller import LengthController, LengthRule, scaled
 from services.voter.rounds import RefusedError, Round, Rounds
-from services.voter.useful_length import DraftPrice, next_length
+from services.voter.useful_length import UsefulLength
 from services.voter.vote import Ballot, merge
 from services.voter.weights import WeightRule, Weights
 from shared.bus.base import Bus
@@ -38,7 +38,7 @@ class VoterService(Service):
         self._weights: dict[str, Weights] = {}
         self._estimators: dict[str, Estimator] = {}
         self._controllers: dict[tuple[str, int], LengthController] = {}
-        self._prices: dict[tuple[str, int], DraftPrice] = {}
+        self._useful: dict[tuple[str, int], UsefulLength] = {}
         self._num_running: dict[str, int] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._outbound: asyncio.Queue[tuple[str, Draft]] = asyncio.Queue()
@@ -120,7 +120,7 @@ class VoterService(Service):
                 metrics.VOTES_WON.labels(vote.drafter).inc()
         for name in set(request.drafters) - set(opened.proposals):
             metrics.LATE_PROPOSALS.labels(name).inc()
-        length = self._next_length(request, survival)
+        length = self._next_length(opened, survival)
         is_whole = self._config.length == "climb" or self._config.fixed_length is not None
         draft = Draft(
             request.request_id,
@@ -170,14 +170,18 @@ class VoterService(Service):
             self._controller(request.target).observe(
                 asked, num_emitted, outcome.round_s, outcome.num_rounds
             )
-            self._price(request.target).observe(asked, last.draft_s, num_emitted, outcome.round_s)
+            self._useful_length(request.target).draft_price.observe(
+                asked, last.draft_s, num_emitted, outcome.round_s
+            )
 
-    def _next_length(self, request: DraftRequest, survival: Sequence[float]) -> int:
+    def _next_length(self, opened: Round, survival: Sequence[float]) -> int:
+        request = opened.request
         if self._config.fixed_length is not None:
             return self._config.fixed_length
         if self._config.length == "useful":
-            price = request.price + self._price(request.target).price
-            length = next_length(survival, price, self._config.max_length)
+            length = self._useful_length(request.target).next(
+                request.speculation_length, survival, request.price, opened.ease
+            )
         else:
             length = self._controller(request.target).length
         metrics.SPECULATION_LENGTH.labels(request.target).set(length)
@@ -201,9 +205,12 @@ class VoterService(Service):
             self._controllers[target, size] = LengthController(scaled(self._length_rule, size))
         return self._controllers[target, size]
 
-    def _price(self, target: str) -> DraftPrice:
+    def _useful_length(self, target: str) -> UsefulLength:
         """Likewise one for each power of two of requests in work."""
-        return self._prices.setdefault((target, self._size(target)), DraftPrice())
+        key = target, self._size(target)
+        if key not in self._useful:
+            self._useful[key] = UsefulLength(self._config.max_length)
+        return self._useful[key]
 
     def _size(self, target: str) -> int:
         return self._num_running.get(target, 1).bit_length()

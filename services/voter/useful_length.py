@@ -1,24 +1,42 @@
-"""How many tokens to ask drafters for: those that would have paid in this round, and one more.
+"""How many tokens to ask drafters for: up to the place from which on a token brings less than its
+drafting costs.
 
 Pure. The verifier takes of each draft what pays in the pass at hand; what is drafted beyond that is
-wasted, what is missing is lost. A token pays if the chance that the target follows so far is worth
-its part of the pass and its part of the drafting that the pass has to wait for.
+wasted, what is missing is lost. At each place of a draft a token brings, on average, by how much
+the chance that the target follows so far exceeds its price in the pass, as often as it does. That
+is learned by how easy the request is, for drafts are long where the target repeats itself. Drafting
+a token costs its seconds, in which the request would have got tokens at its usual rate.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-_SLACK = 1
+from services.voter.estimator import EASE_EDGES
+
+_FIRST_GAIN, _LATER = 0.3, 0.8
+"""What the first token of a draft is believed to bring, and a later one of what the one before it
+does, as long as nothing is known."""
+_RATE = 0.02
+_DRIFT = 0.05
+"""What is known of places that are not asked for is moved, a round, this far towards what those
+before them suggest: what was not worth asking for once may be later."""
 _MEMORY = 0.98
-"""Of how much was seen, a round: loads change."""
+"""Of what drafting and rounds took, a round."""
 
 
-def next_length(survival: Sequence[float], price: float, max_length: int) -> int:
-    """The length to ask for in the next round of a request. `survival` are the chances of the
-    tokens of this round's draft, `price` that from which on a token pays."""
-    num_useful = sum(chance >= price for chance in survival)
-    return max(1, min(num_useful + _SLACK, max_length))
+@dataclass(slots=True)
+class Place:
+    """What a token at one place of a draft brings, in emitted tokens."""
+
+    gain: float
+    num_seen: int = 1
+
+    def learn(self, gain: float) -> None:
+        self.num_seen += 1
+        self.gain += max(_RATE, 1 / self.num_seen) * (gain - self.gain)
 
 
 class DraftPrice:
@@ -29,17 +47,53 @@ class DraftPrice:
         self._draft_s = self._num_asked = 0.0
         self._num_emitted = self._round_s = 0.0
 
-    def observe(self, num_asked: int, draft_s: float, num_emitted: int, round_s: float) -> None:
+    def observe(self, asked: int, draft_s: float, num_emitted: int, round_s: float) -> None:
         """Learns from a round: the tokens asked for, the seconds of the slowest drafter, the tokens
         emitted, and the seconds of the whole round."""
         self._draft_s = _MEMORY * self._draft_s + draft_s
-        self._num_asked = _MEMORY * self._num_asked + num_asked
+        self._num_asked = _MEMORY * self._num_asked + asked
         self._num_emitted = _MEMORY * self._num_emitted + num_emitted
         self._round_s = _MEMORY * self._round_s + round_s
 
     @property
-    def price(self) -> float:
-        """0 as long as nothing is known."""
+    def price(self) -> float | None:
+        """None as long as nothing is known."""
         if not self._num_asked or not self._round_s:
-            return 0.0
+            return None
         return self._draft_s / self._num_asked * self._num_emitted / self._round_s
+
+
+class UsefulLength:
+    """Chooses for the requests of one target model at one level of load."""
+
+    def __init__(self, max_length: int) -> None:
+        self.draft_price = DraftPrice()
+        self._places = [
+            [Place(_FIRST_GAIN * _LATER**n) for n in range(max_length)]
+            for _ in range(len(EASE_EDGES) + 1)
+        ]
+
+    def next(self, asked: int, survival: Sequence[float], price: float, ease: float) -> int:
+        """The length to ask for in the next round of a request. In this one `asked` tokens were;
+        `survival` are the chances of those that were drafted, `price` that from which on a token
+        pays in the pass. `ease` is the share of its drafts that the request had accepted lately."""
+        places = self._places[bisect(EASE_EDGES, ease)]
+        for n, place in enumerate(places):
+            if n < asked:
+                place.learn(max(0.0, survival[n] - price) if n < len(survival) else 0.0)
+            elif n > 0:
+                place.gain += _DRIFT * (_expected(places[:n]) - place.gain)
+        cost = self.draft_price.price
+        if cost is None:
+            return max(1, min(asked, len(places)))
+        length = 1
+        while length < len(places) and places[length].gain >= cost:
+            length += 1
+        return length
+
+
+def _expected(before: Sequence[Place]) -> float:
+    """What the next place should bring by those before it: again the share of the last step."""
+    last = before[-1].gain
+    earlier = before[-2].gain if len(before) > 1 else last / _LATER
+    return last * min(1.0, last / earlier) if earlier > 0 else 0.0

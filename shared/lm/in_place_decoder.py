@@ -26,8 +26,8 @@ FIRST_LENGTH = 256
 """Attention costs as much as the buffer is long, so it starts short and doubles."""
 MASKED = np.float32(-1e9)
 FEWEST = 2
-"""Tokens in a pass, tokens in a row, logits: for one alone other kernels are taken, whose bits
-differ, and a token's logits must not depend on its company."""
+"""Tokens in a pass, queries of a key-value head, logits: for one alone other kernels are taken,
+whose bits differ, and a token's logits must not depend on its company."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -46,6 +46,8 @@ class InPlaceDecoder:
         self.max_slots = max_slots
         self._session = session
         self._caches = caches
+        # Query heads that share a key-value head are as many queries of it.
+        self._fewest_places = -(-FEWEST * manifest.num_kv_heads // manifest.num_heads)
         self._live = np.zeros(max_slots, np.int64)
         """Where dummies may be written: behind all that a slot's request has ever cached."""
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
@@ -55,7 +57,7 @@ class InPlaceDecoder:
         check_rows_fit(rows, self.manifest, self.max_slots)
         slots = [row.slot for row in rows]
         low, high = min(slots), max(slots)
-        places = _place(rows, low, high)
+        places = _place(rows, low, high, self._fewest_places)
         starts = self._live[low : high + 1].copy()
         starts[[slot - low for slot in slots]] = [row.start for row in rows]
         self._grow(int(starts.max()) + places.padded.shape[1])
@@ -124,12 +126,13 @@ class Places:
     """The tokens whose logits are wanted, in the order of the rows."""
 
 
-def _place(rows: Sequence[Row], low: int, high: int) -> Places:
+def _place(rows: Sequence[Row], low: int, high: int, fewest: int) -> Places:
+    """Rows get `fewest` places at least."""
     lengths = np.array([len(row.tokens) for row in rows])
     ids = np.fromiter(chain.from_iterable(row.tokens for row in rows), np.int64)
     if len(ids) < FEWEST:
         ids, lengths = np.append(ids, 0), np.array([FEWEST])
-    width = max(FEWEST, int(lengths.max()))
+    width = max(fewest, int(lengths.max()))
     ends = np.cumsum(lengths)
     line = np.arange(len(ids))
     row_starts = np.repeat([(row.slot - low) * width for row in rows], lengths)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shared.errors import ModelError
 
-FORMAT = 2
+FORMAT = 3
 FILE_NAME = "manifest.json"
 
 
@@ -28,6 +28,7 @@ class Manifest:
     graph: str
     """`in-place` (ours) or `concat` (a plain decoder-with-past export)."""
     num_layers: int
+    num_heads: int
     num_kv_heads: int
     head_size: int
     vocab_size: int

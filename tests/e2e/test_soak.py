@@ -85,7 +85,8 @@ async def _capacity(stack: Stack) -> float:
 
 
 def _sample(stack: Stack, courses: dict[str, Course]) -> None:
-    services = [*(p for p in PARTS if p != "drafter"), "drafter-small", "drafter-lookup", "redis"]
+    services = [*(p for p in PARTS if p != "drafter"), "redis"]
+    services += [f"drafter-{name}" for name in ("small", "wide", "lookup")]
     for service in services:
         for container in stack.containers(service, running_only=True):
             course = courses.setdefault(str(container.name), Course())

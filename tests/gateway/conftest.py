@@ -65,7 +65,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     Manifest(
-        FORMAT, MODEL, "Talker", "fp32", "in-place", 1, 1, 4,
+        FORMAT, MODEL, "Talker", "fp32", "in-place", 1, 1, 1, 4,
         tokenizer.get_vocab_size(), 256, [1], {},
     ).save(folder)  # fmt: skip
     return folder

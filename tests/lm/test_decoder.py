@@ -21,9 +21,13 @@ def tokens(seed: int, count: int) -> list[int]:
     return np.random.default_rng(seed).integers(0, VOCAB_SIZE, count).tolist()
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=[*((p, 2) for p in PRECISIONS), ("fp32", 4), ("fp32", 1)])
 def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
-    folder = write_toy(tmp_path_factory.mktemp("toy") / "m", precision=request.param)
+    """In all precisions, and with two, one and four queries to a key-value head."""
+    precision, num_kv_heads = request.param
+    folder = write_toy(
+        tmp_path_factory.mktemp("toy") / "m", precision=precision, num_kv_heads=num_kv_heads
+    )
     return load_decoder(folder, max_slots=NUM_SLOTS, num_threads=2)
 
 

@@ -44,7 +44,7 @@ class ToyTarget:
 
     def __init__(self) -> None:
         self.manifest = Manifest(
-            FORMAT, "toy", "Toy", "fp32", "in-place", 1, 1, 1, VOCAB_SIZE, MAX_CONTEXT, [], {}
+            FORMAT, "toy", "Toy", "fp32", "in-place", 1, 1, 1, 1, VOCAB_SIZE, MAX_CONTEXT, [], {}
         )
         self.max_slots = NUM_SLOTS
         self._slots = [[-1] * 2 * MAX_CONTEXT for _ in range(NUM_SLOTS)]
