@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.prompts import KINDS, prompts
 from benchmarks.recorded import REACH, Track, save
@@ -52,7 +53,7 @@ class Family:
     """The target and its draft models, each on one thread."""
 
     def __init__(self) -> None:
-        self.config = DrafterConfig()
+        self.config = DrafterConfig.model_validate({})
         self._target = self._decoder(TARGET)
         folders = [n.strip() for n in self.config.models.split(",") if "/" in n]
         self._neural = {Path(name).name: self._decoder(name) for name in folders}
@@ -161,7 +162,7 @@ def record_all(family: Family, groups: int, length: int) -> list[Track]:
 def record_noise(family: Family, groups: int, length: int, path: Path) -> None:
     """Agreement [drawing, drafter, text, position], of shared noise and of the likeliest token."""
     texts: list[Text] = []
-    counts: list[list[list[list[int]]]] = []
+    counts: list[npt.NDArray[np.uint8]] = []
     names = sorted(family.neural())
     for temperature in NOISE_TEMPERATURES:
         for group in range(groups):
@@ -170,10 +171,11 @@ def record_noise(family: Family, groups: int, length: int, path: Path) -> None:
                 some = family.texts(kind, temperature, group * AT_A_TIME, length)
                 models = family.neural()
                 texts += some
-                counts.append(
-                    [[agreements(models[name], some, sampling) for name in names]
-                     for sampling in (None, GREEDY)]
-                )  # fmt: skip
+                agreed = [
+                    [agreements(models[name], some, sampling) for name in names]
+                    for sampling in (None, GREEDY)
+                ]
+                counts.append(np.array(agreed, np.uint8))
                 _say(f"noise: {kind} at {temperature}, group {group + 1} of {groups}", started)
     np.savez_compressed(
         path,
@@ -181,7 +183,7 @@ def record_noise(family: Family, groups: int, length: int, path: Path) -> None:
         drafters=np.array(names),
         kinds=np.array([text.kind for text in texts]),
         temperatures=np.array([text.sampling.temperature for text in texts]),
-        agreed=np.concatenate([np.array(c, np.uint8) for c in counts], axis=2),
+        agreed=np.concatenate(counts, axis=2),
     )
 
 

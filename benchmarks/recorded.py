@@ -36,7 +36,9 @@ class Track:
     tokens: list[int]
     opinions: list[list[Opinion]]
     """By position; of those drafters that proposed something, each up to REACH tokens."""
-    _cut: dict[tuple[int, int], list[Opinion]] = field(default_factory=dict, repr=False)
+    _cut: dict[tuple[int, int], list[Opinion]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def asked(self, position: int, length: int) -> list[Opinion]:
         """What would have come back had so many tokens been asked for: proposals are drawn token

@@ -1,4 +1,4 @@
-"""Votes and policies of lengths, as benchmarks.replay runs them: services/voter behind two protocols.
+"""Votes and policies of lengths, as benchmarks.replay runs them: services/voter in two protocols.
 
 Pure. Nothing is decided here: each class does with the voter's own modules what
 services/voter/service.py does with them under one setting.
@@ -7,25 +7,27 @@ services/voter/service.py does with them under one setting.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from services.voter.config import VoterConfig
 from services.voter.estimator import Estimator, Opinion
 from services.voter.length_controller import LengthController, LengthRule, scaled
-from services.voter.useful_length import next_length
+from services.voter.useful_length import UsefulLength
 from services.voter.vote import Ballot, Walk, merge
 from services.voter.weights import WeightRule, Weights
 
-CONFIG = VoterConfig()
+CONFIG = VoterConfig.model_validate({})
+"""The defaults, whatever the environment says."""
 
-Path = tuple[Sequence[int], Sequence[float]]
+Merged = tuple[Sequence[int], Sequence[float]]
 """A draft, and for each of its tokens the chance that the target follows that far."""
 
 
 class Rule(Protocol):
     """A vote."""
 
-    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Path: ...
+    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Merged: ...
 
     def learn(self, opinions: Sequence[Opinion], emitted: Sequence[int], ease: float) -> None: ...
 
@@ -37,7 +39,7 @@ class Learned:
         self.estimator = Estimator()
         self.learn = self.estimator.learn
 
-    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Path:
+    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Merged:
         return self.estimator.draft(opinions, ease, length)
 
 
@@ -49,7 +51,7 @@ class Weighted:
         self._weights = Weights(WeightRule(CONFIG.weight_rate, CONFIG.weight_threshold))
         self._estimator = Estimator()
 
-    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Path:
+    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Merged:
         ballots = [Ballot(o.tokens, self._weights.of(o.drafter)) for o in opinions]
         tokens = merge(ballots, self._walk, length)
         return tokens, self._estimator.follow(tokens, opinions, ease)
@@ -66,7 +68,7 @@ class Single:
     def __init__(self, drafter: str) -> None:
         self._drafter = drafter
 
-    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Path:
+    def merge(self, opinions: Sequence[Opinion], ease: float, length: int) -> Merged:
         tokens = [t for o in opinions if o.drafter == self._drafter for t in o.tokens[:length]]
         return tokens, [1.0] * len(tokens)
 
@@ -74,8 +76,32 @@ class Single:
         """There is nothing to learn."""
 
 
+@dataclass(frozen=True, slots=True)
+class Now:
+    """A round whose pass is still to come: tokens asked for, the chance of each that was drafted,
+    the chance from which on one pays, how easy the request is, and the requests in work."""
+
+    asked: int
+    survival: Sequence[float]
+    price: float
+    ease: float
+    num_running: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Rounds of one request, of which the first asked for `asked` tokens, which took `draft_s`."""
+
+    asked: int
+    num_tokens: int
+    num_rounds: int
+    seconds: float
+    draft_s: float
+    num_running: int
+
+
 class Lengths(Protocol):
-    """A policy of lengths. `num_running` are the requests in work."""
+    """A policy of lengths."""
 
     is_whole: bool
     """Drafts are verified as they are; otherwise as far as pays."""
@@ -83,13 +109,11 @@ class Lengths(Protocol):
     def first(self) -> int:
         """Tokens that a request's first round asks for."""
 
-    def next(self, asked: int, survival: Sequence[float], price: float, num_running: int) -> int:
+    def next(self, now: Now) -> int:
         """What the round after this one asks for."""
 
-    def observe(
-        self, asked: int, num_tokens: int, seconds: float, num_rounds: int, num_running: int
-    ) -> None:
-        """Rounds of one request that are over."""
+    def observe(self, outcome: Outcome) -> None:
+        """Learns from rounds of one request that are over."""
 
 
 class Fixed:
@@ -103,12 +127,10 @@ class Fixed:
     def first(self) -> int:
         return self._length
 
-    def next(self, asked: int, survival: Sequence[float], price: float, num_running: int) -> int:
+    def next(self, now: Now) -> int:
         return self._length
 
-    def observe(
-        self, asked: int, num_tokens: int, seconds: float, num_rounds: int, num_running: int
-    ) -> None:
+    def observe(self, outcome: Outcome) -> None:
         """Nothing is made of it."""
 
 
@@ -125,13 +147,13 @@ class Climbing(Fixed):
         )
         self._controllers: dict[int, LengthController] = {}
 
-    def next(self, asked: int, survival: Sequence[float], price: float, num_running: int) -> int:
-        return self._controller(num_running).length
+    def next(self, now: Now) -> int:
+        return self._controller(now.num_running).length
 
-    def observe(
-        self, asked: int, num_tokens: int, seconds: float, num_rounds: int, num_running: int
-    ) -> None:
-        self._controller(num_running).observe(asked, num_tokens, seconds, num_rounds)
+    def observe(self, outcome: Outcome) -> None:
+        self._controller(outcome.num_running).observe(
+            outcome.asked, outcome.num_tokens, outcome.seconds, outcome.num_rounds
+        )
 
     def _controller(self, num_running: int) -> LengthController:
         size = num_running.bit_length()
@@ -147,6 +169,27 @@ class Useful(Fixed):
 
     def __init__(self) -> None:
         super().__init__(CONFIG.initial_length)
+        self._useful: dict[int, UsefulLength] = {}
 
-    def next(self, asked: int, survival: Sequence[float], price: float, num_running: int) -> int:
-        return next_length(asked, survival, price, CONFIG.max_length)
+    def next(self, now: Now) -> int:
+        useful = self._useful_length(now.num_running)
+        return useful.next(now.asked, now.survival, now.price, now.ease)
+
+    def observe(self, outcome: Outcome) -> None:
+        self._useful_length(outcome.num_running).draft_price.observe(
+            outcome.asked, outcome.draft_s, outcome.num_tokens, outcome.seconds
+        )
+
+    def _useful_length(self, num_running: int) -> UsefulLength:
+        size = num_running.bit_length()
+        if size not in self._useful:
+            self._useful[size] = UsefulLength(CONFIG.max_length, is_alone=size < 2)
+        return self._useful[size]
+
+
+class Continued(Useful):
+    """As `Useful`, but the first round of a request asks for what another was told last."""
+
+    def next(self, now: Now) -> int:
+        self._length = super().next(now)
+        return self._length

@@ -209,7 +209,7 @@ class VoterService(Service):
         """Likewise one for each power of two of requests in work."""
         key = target, self._size(target)
         if key not in self._useful:
-            self._useful[key] = UsefulLength(self._config.max_length)
+            self._useful[key] = UsefulLength(self._config.max_length, is_alone=key[1] < 2)
         return self._useful[key]
 
     def _size(self, target: str) -> int:

@@ -5,7 +5,9 @@ Pure. The verifier takes of each draft what pays in the pass at hand; what is dr
 wasted, what is missing is lost. At each place of a draft a token brings, on average, by how much
 the chance that the target follows so far exceeds its price in the pass, as often as it does. That
 is learned by how easy the request is, for drafts are long where the target repeats itself. Drafting
-a token costs its seconds, in which the request would have got tokens at its usual rate.
+a token costs its seconds, in which the request would have got tokens at its usual rate. Requests
+that share passes are drafted in step and wait for the longest proposal, so none is longer than what
+all of them want on average.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ _DRIFT = 0.05
 before them suggest: what was not worth asking for once may be later."""
 _MEMORY = 0.98
 """Of what drafting and rounds took, a round."""
+_USUAL_RATE = 0.05
+"""Of what requests want, a round of one."""
 
 
 @dataclass(slots=True)
@@ -66,8 +70,11 @@ class DraftPrice:
 class UsefulLength:
     """Chooses for the requests of one target model at one level of load."""
 
-    def __init__(self, max_length: int) -> None:
+    def __init__(self, max_length: int, is_alone: bool) -> None:
+        """`is_alone`: there is one request at a time."""
         self.draft_price = DraftPrice()
+        self._usual: float | None = None
+        self._is_alone = is_alone
         self._places = [
             [Place(_FIRST_GAIN * _LATER**n) for n in range(max_length)]
             for _ in range(len(EASE_EDGES) + 1)
@@ -78,18 +85,28 @@ class UsefulLength:
         `survival` are the chances of those that were drafted, `price` that from which on a token
         pays in the pass. `ease` is the share of its drafts that the request had accepted lately."""
         places = self._places[bisect(EASE_EDGES, ease)]
-        for n, place in enumerate(places):
-            if n < asked:
-                place.learn(max(0.0, survival[n] - price) if n < len(survival) else 0.0)
-            elif n > 0:
-                place.gain += _DRIFT * (_expected(places[:n]) - place.gain)
+        self._learn(places, asked, survival, price)
         cost = self.draft_price.price
         if cost is None:
             return max(1, min(asked, len(places)))
         length = 1
         while length < len(places) and places[length].gain >= cost:
             length += 1
-        return length
+        return length if self._is_alone else self._capped(length)
+
+    def _learn(
+        self, places: Sequence[Place], asked: int, survival: Sequence[float], price: float
+    ) -> None:
+        for n, place in enumerate(places):
+            if n < asked:
+                place.learn(max(0.0, survival[n] - price) if n < len(survival) else 0.0)
+            elif n > 0:
+                place.gain += _DRIFT * (_expected(places[:n]) - place.gain)
+
+    def _capped(self, length: int) -> int:
+        usual = float(length) if self._usual is None else self._usual
+        self._usual = usual + _USUAL_RATE * (length - usual)
+        return max(1, min(length, round(self._usual)))
 
 
 def _expected(before: Sequence[Place]) -> float:

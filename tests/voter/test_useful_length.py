@@ -16,7 +16,7 @@ def settled(
     survival: list[float], price: float, step_s: float, ease: float = 0.5, rounds: int = 200
 ) -> int:
     """The length after so many rounds alike, of 20 ms and 3 tokens each."""
-    useful, asked = UsefulLength(MOST), 4
+    useful, asked = UsefulLength(MOST, is_alone=True), 4
     for _ in range(rounds):
         asked = useful.next(asked, survival[:asked], price, ease)
         useful.draft_price.observe(asked, asked * step_s, 3, 0.020)
@@ -40,7 +40,7 @@ def test_a_token_is_asked_for_as_long_as_it_brings_more_than_its_drafting_costs(
 def test_a_length_is_at_least_one_and_at_most_what_is_set(
     survival: list[float], price: float, ease: float, asked: int
 ) -> None:
-    useful = UsefulLength(MOST)
+    useful = UsefulLength(MOST, is_alone=True)
     for _ in range(5):
         asked = useful.next(asked, survival[:asked], price, ease)
         assert 1 <= asked <= MOST
@@ -48,13 +48,13 @@ def test_a_length_is_at_least_one_and_at_most_what_is_set(
 
 
 def test_nothing_changes_before_anything_is_known_of_what_drafting_costs() -> None:
-    useful = UsefulLength(MOST)
+    useful = UsefulLength(MOST, is_alone=True)
     assert useful.next(4, [0.9] * 4, 0.1, 0.5) == 4
     assert useful.next(0, [], 0.1, 0.5) == 1
 
 
 def test_easy_and_hard_requests_are_kept_apart() -> None:
-    useful = UsefulLength(MOST)
+    useful = UsefulLength(MOST, is_alone=True)
     asked = {0.9: 4, 0.1: 4}
     for _ in range(100):
         for ease, chance in ((0.9, 0.95), (0.1, 0.15)):
@@ -63,8 +63,19 @@ def test_easy_and_hard_requests_are_kept_apart() -> None:
     assert asked == {0.9: MOST, 0.1: 1}
 
 
+def test_who_shares_passes_asks_for_no_more_than_all_want_on_average() -> None:
+    useful = UsefulLength(MOST, is_alone=False)
+    asked = {0.9: 4, 0.1: 4}
+    for _ in range(200):
+        for ease, chance in ((0.9, 0.95), (0.1, 0.15)):
+            asked[ease] = useful.next(asked[ease], [chance] * asked[ease], 0.2, ease)
+            useful.draft_price.observe(asked[ease], 0.0005 * asked[ease], 3, 0.020)
+    assert asked[0.1] == 1
+    assert 6 <= asked[0.9] <= 7
+
+
 def test_what_was_not_worth_asking_for_is_tried_again() -> None:
-    useful = UsefulLength(MOST)
+    useful = UsefulLength(MOST, is_alone=True)
     asked = 4
     for survival in ([0.3] * MOST, [0.95] * MOST):
         for _ in range(200):
