@@ -186,6 +186,9 @@ def contestant(
             "VERIFIER_MODEL": str(target.exported(precision)),
             "VERIFIER_MAX_BATCH": "64",
             "DRAFTER_MAX_REQUESTS": "64",
+            # Prompts are repeated: whoever remembers other requests would know the texts.
+            "DRAFTER_MODELS": ",".join([*(f"models/{name}" for name in DRAFTERS), "ngram"]),
+            "VERIFIER_PREFIX_CACHE_MB": "0",
             **_settings(mode.removeprefix("redis-"), draft_length),
         }
         bus = "redis" if mode.startswith("redis-") else "embedded"

@@ -32,7 +32,9 @@ class VerifierConfig(Settings):
         description="who drafts; auto: what is fastest at the load; ahead: all, and on while the "
         "target verifies; lanes: all, by two groups of requests in turn",
     )
-    speculation_length: int = Field(4, ge=0, le=64, description="of a request's first round")
+    speculation_length: int = Field(
+        4, ge=0, le=64, description="of the first request's first round"
+    )
     max_speculation_length: int = Field(12, ge=0, le=64, description="0: plain decoding only")
     draft_timeout_s: float = Field(0.2, gt=0, description="a later draft is not waited for")
     orphan_s: float = Field(10.0, gt=0, description="requests of a gateway gone so long end")

@@ -46,6 +46,9 @@ _BETTER = 1.03
 """Only what brings so many times as much is more than chance."""
 _HOPELESS = 0.85
 """Plain decoding that should bring less than this share of what another way does is not tried."""
+_GLIMPSE_PASSES = 12
+_LOSING = 0.8
+"""A try that has brought less than this share of the best after so many passes ends early."""
 _RATE = 0.3
 
 
@@ -87,7 +90,8 @@ class Drafting:
         if level.tried is None or level.num_passes > _SKIPPED_PASSES:
             level.num_tokens += num_tokens
             level.seconds += seconds
-        if level.num_passes >= _PERIOD_PASSES and level.seconds > 0:
+        is_over = level.num_passes >= _PERIOD_PASSES or _is_losing(level)
+        if is_over and level.seconds > 0:
             self._decide(level, num_running)
 
     def _level(self, num_running: int) -> Level:
@@ -127,3 +131,9 @@ class Drafting:
             others = [way for way in others if way.drafters != "none"]
         level.next_try += 1
         return others[level.next_try % len(others)] if others else None
+
+
+def _is_losing(level: Level) -> bool:
+    if level.tried is None or level.num_passes < _GLIMPSE_PASSES:
+        return False
+    return level.num_tokens < _LOSING * level.rates.get(level.way, 0.0) * level.seconds

@@ -82,6 +82,7 @@ class VerifierService(Service):
             self.instance_id,
             self.name,
             self._decoder.manifest.vocab_size,
+            config.speculation_length,
             config.max_speculation_length,
             config.draft_timeout_s,
         )
@@ -107,7 +108,7 @@ class VerifierService(Service):
     async def generate(self, request: GenerateRequest) -> Finished | Cancelled | Failed:
         """One request, from prompt to terminal message; each round sends its tokens on."""
         self._check(request)
-        session = Session(request, self._config.speculation_length)
+        session = Session(request, self._speculation.first_length)
         self._sessions[session.id] = session
         started = time.perf_counter()
         try:

@@ -35,6 +35,7 @@ class Speculation:
         inbox: str,
         target: str,
         vocab_size: int,
+        first_length: int,
         max_speculation_length: int,
         timeout_s: float,
     ) -> None:
@@ -43,6 +44,8 @@ class Speculation:
         self._inbox = inbox
         self._target = target
         self._vocab_size = vocab_size
+        self.first_length = first_length
+        """What a request asks for in its first round: what the last one to be told was told."""
         self._max_length = max_speculation_length
         self._timeout_s = timeout_s
         self._rounds: dict[str, tuple[Session, Instance, asyncio.Future[Draft]]] = {}
@@ -97,7 +100,8 @@ class Speculation:
             return
         session, voter, arrival = self._rounds[draft.request_id]
         self._silent.discard(voter.inbox)
-        session.speculation_length = max(0, min(draft.speculation_length, self._max_length))
+        self.first_length = max(0, min(draft.speculation_length, self._max_length))
+        session.speculation_length = self.first_length
         if draft.round != session.round or arrival.done():
             metrics.LATE_DRAFTS.inc()
             return

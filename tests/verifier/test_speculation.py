@@ -76,7 +76,7 @@ async def scene() -> AsyncIterator[Scene]:
     registry = Registry(bus, 60.0)
     await registry.announce(Instance(VOTER, "voter", "voter", VOTER, {}))
     await registry.announce(Instance(DRAFTER, "drafter", "small", DRAFTER, {}))
-    speculation = Speculation(bus, registry, VERIFIER, "toy", VOCAB_SIZE, MAX_LENGTH, 0.2)
+    speculation = Speculation(bus, registry, VERIFIER, "toy", VOCAB_SIZE, 4, MAX_LENGTH, 0.2)
     request = GenerateRequest(
         "r", "x", [1, 2, 3], 100, Sampling(temperature=0.0), [], time.time() + 60
     )
@@ -124,7 +124,8 @@ async def test_a_late_draft_is_not_waited_for_and_still_tells_the_length(scene: 
     assert scene.session.num_timeouts == 1
     scene.settle(draft)
     scene.speculation.deliver(Draft(scene.session.id, 0, [9], [0.9], 2, 0.0, 0.0, []))
-    assert scene.session.speculation_length == 2
+    # So does the next request, too.
+    assert scene.session.speculation_length == scene.speculation.first_length == 2
     await scene.asked()
     await scene.round([7])
     assert scene.session.round == 2
@@ -180,7 +181,7 @@ async def test_plain_rounds_are_told_to_the_voter_together_and_to_no_drafter(
 async def test_without_anybody_to_ask_it_decodes_plainly(scene: Scene) -> None:
     lonely = Speculation(
         connect(BusConfig()), Registry(connect(BusConfig()), 60.0), VERIFIER, "toy",
-        VOCAB_SIZE, MAX_LENGTH, 0.2,
+        VOCAB_SIZE, 4, MAX_LENGTH, 0.2,
     )  # fmt: skip
     assert (await lonely.draft(scene.session, ALL, 0.2)).tokens == []
     assert scene.session.num_timeouts == 0
