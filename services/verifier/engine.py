@@ -20,13 +20,10 @@ from services.verifier.batch import Job, Limits, Share, Verified, compose
 from services.verifier.draft_lengths import token_price
 from services.verifier.drafting import WAYS, Drafting, Way
 from services.verifier.pace import Absence, Usual
-from services.verifier.pass_cost import SIZES, PassCost
+from services.verifier.pass_cost import MEASURED, PassCost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
 from shared.lm.decoder import Decoder, FloatArray, Row
-
-_MEASURING_S = 3.0
-_FEWEST_SIZES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,17 +269,13 @@ class Engine:
 
 
 def measure_cost(decoder: Decoder) -> PassCost:
-    """Runs passes of several sizes, as many as there is time for. Overwrites the cache."""
+    """Runs passes of a few sizes; passes to come tell the rest. Overwrites the cache."""
     measured: dict[int, float] = {}
-    give_up = time.perf_counter() + _MEASURING_S
-    for size in (size for size in SIZES if size <= decoder.manifest.max_context):
-        if len(measured) >= _FEWEST_SIZES and time.perf_counter() > give_up:
-            break
-        row = Row(0, 0, [0] * size, 2)
+    for size in (size for size in MEASURED if size <= decoder.manifest.max_context):
         durations = []
-        for _ in range(3):
+        for _ in range(2):
             started = time.perf_counter()
-            decoder.forward([row])
+            decoder.forward([Row(0, 0, [0] * size, 2)])
             durations.append(time.perf_counter() - started)
         measured[size] = min(durations)
     return PassCost(measured)

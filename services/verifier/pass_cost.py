@@ -2,7 +2,7 @@
 
 Pure. Measured at a few sizes when the verifier starts, straight lines between them; then every
 pass corrects the two sizes next to its own a little, and all of them by what the machine as a
-whole has become faster or slower.
+whole has become faster or slower. So steps between the sizes that were measured come out, too.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
 
-SIZES = (2, 128, 32, 8, 16, 64, 256, *(n for n in range(3, 32) if n not in (8, 16)), 48, 96)
-"""Tokens in the passes that are measured, what says most first. Small ones all: kernels take
-tokens by the half-dozen or the like, and the last ones of a dozen are next to free."""
+MEASURED = (2, 8, 32, 128)
+"""Tokens in the passes that are measured at the start."""
+SIZES = frozenset((*range(2, 33), 48, 64, 96, 128, 256))
+"""Those that are told apart. Small ones all: kernels take tokens by the half-dozen or the like, and
+the last ones of a dozen are next to free."""
 _LOCAL_RATE, _GLOBAL_RATE = 0.1, 0.02
 _MOST = 2.0
 """A pass is never believed to have cost more than this many times what it should, nor less than
@@ -37,12 +39,22 @@ class PassCost:
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         """Learns from one pass."""
+        if num_tokens in SIZES and num_tokens not in self._sizes:
+            self._tell_apart(num_tokens)
         ratio = seconds / self.seconds(num_tokens)
         ratio = min(max(ratio, 1 / _MOST), _MOST)
         low, share = self._place(num_tokens)
         for place in range(len(self._sizes)):
             nearness = max(0.0, 1.0 - abs(place - low - min(share, 1.0)))
             self._learned[place] *= ratio ** (_GLOBAL_RATE + _LOCAL_RATE * nearness)
+        self._seconds = self._rising()
+
+    def _tell_apart(self, num_tokens: int) -> None:
+        """A size of its own from now on, of which no more is known than its neighbours say."""
+        seconds = self.seconds(num_tokens)
+        place = bisect_right(self._sizes, num_tokens)
+        self._sizes.insert(place, num_tokens)
+        self._learned.insert(place, seconds)
         self._seconds = self._rising()
 
     def fitting(self, num_tokens: int, budget_s: float, most: int) -> int:

@@ -64,6 +64,16 @@ def test_an_estimate_comes_near_what_passes_cost() -> None:
         assert abs(cost.seconds(tokens) / (0.5 + 0.02 * tokens) - 1) < 0.1
 
 
+def test_steps_between_the_sizes_that_were_measured_come_out() -> None:
+    """Six tokens cost as much as three, seven as much as twelve."""
+    cost = PassCost({2: 1.0, 32: 6.0, 128: 22.0})
+    for _ in range(100):
+        for tokens in range(2, 33):
+            cost.observe(tokens, float(-(-tokens // 6)))
+    for tokens in (3, 6, 7, 12, 13, 18):
+        assert abs(cost.seconds(tokens) / -(-tokens // 6) - 1) < 0.1
+
+
 @given(st.integers(1, 200), st.floats(0.0, 5.0), st.integers(0, 300))
 def test_what_fits_fits_and_one_more_would_not(tokens: int, budget_s: float, most: int) -> None:
     cost = PassCost({2: 1.0, 8: 1.2, 32: 2.0, 128: 7.0})
