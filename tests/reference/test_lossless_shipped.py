@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.reference, pytest.mark.timeout(900)]
 MODELS = Path(__file__).parent.parent.parent / "models"
 CASES = (
     Case("all drafters", num_cases=NUM_PROMPTS * len(SAMPLINGS), min_acceptance=1.3),
-    Case("one drafter", drafters="small", num_cases=60),
-    Case("long drafts", voter={"fixed_length": 10}, num_cases=60, min_acceptance=1.3),
+    Case("one drafter", drafters="small", num_cases=60, reuses=False),
+    Case("long drafts", voter={"fixed_length": 10}, num_cases=60, min_acceptance=1.3, reuses=False),
 )
 
 
