@@ -177,6 +177,7 @@ def draw(samples: Sequence[Sample], path: Path) -> None:
         axis.axhline(1.0, color="gray", linewidth=0.8)
         axis.set(xscale="log", xlabel="requests at a time", title=f"{target}, T = {temperature:g}")
         axis.set_xticks(loads, [str(load) for load in loads])
+        axis.minorticks_off()
         axis.legend()
     axes[0][0].set_ylabel("tokens/s over plain decoding")
     figure.tight_layout()
