@@ -53,7 +53,7 @@ async def watch_loop() -> None:
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + LAG_INTERVAL_S
-        await asyncio.sleep(LAG_INTERVAL_S)
+        await asyncio.sleep(LAG_INTERVAL_S)  # how much later than that it goes on is what is asked
         LAG.observe(max(0.0, loop.time() - due))
 
 

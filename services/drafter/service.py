@@ -75,7 +75,7 @@ class DrafterService(Service):
             if any(request.ahead for request, _ in proposals):
                 try:
                     await asyncio.to_thread(self._draft_ahead)
-                except Exception:  # nobody has asked for it yet
+                except Exception:  # costs nobody anything: the next round drafts as ever
                     logger.exception("nothing drafted ahead")
 
     def _draft_ahead(self) -> None:

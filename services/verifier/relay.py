@@ -40,10 +40,10 @@ class Relay:
             await self._sending
 
     async def stop(self) -> None:
-        """Gives up what is under way."""
-        if self._sending is not None and not self._sending.done():
+        """Gives up what is under way. A failure that nobody waits for any more is passed over."""
+        if self._sending is not None:
             self._sending.cancel()
-            await asyncio.wait([self._sending])
+            await asyncio.gather(self._sending, return_exceptions=True)
 
     async def _send_all(self) -> None:
         while self._unsent is not None:

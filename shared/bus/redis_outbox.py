@@ -56,7 +56,9 @@ class RedisOutbox:
         error: Exception | None = None
         try:
             await self._client.call(lambda: self._add(letters))
-        except Exception as caught:  # whoever waits is told, whatever it is
+        except (
+            Exception
+        ) as caught:  # raised where the letters are waited for, or they wait for ever
             error = caught
         for letter in letters:
             if letter.sent.done():

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared.lm.decoder import Decoder, FloatArray, Row
 
-NUM_TOKENS = 16
+NUM_TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ def check_rows(decoder: Decoder) -> SelfTest:
     texts = rng.integers(0, decoder.manifest.vocab_size, (num_rows, NUM_TOKENS)).tolist()
     reference = [decoder.forward([Row(0, 0, text, NUM_TOKENS)])[0] for text in texts]
     num_compared = num_unequal = 0
-    for chunks in ([5, 7, 4], [1] * NUM_TOKENS, [2, 1, 9, 4]):
+    for chunks in ([5, 7, 12], [1] * NUM_TOKENS, [2, 1, 9, 12]):
         for together in ([0], list(range(num_rows))):
             for row, logits in zip(
                 together, _in_chunks(decoder, [texts[r] for r in together], chunks), strict=True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
@@ -64,8 +66,8 @@ def test_after_any_rejections_it_proposes_what_it_would_from_nothing(
         assert proposal.tokens == fresh(folder, context, length, sampling)
         assert len(proposal.margins) == len(proposal.tokens)
         assert all(margin >= 0 for margin in proposal.margins)
-        asked = iter([False] * num_ahead)
-        assert model.draft_ahead(lambda: next(asked, True)) <= num_ahead  # noqa: B023
+        asked = chain([False] * num_ahead, repeat(True))
+        assert model.draft_ahead(partial(next, asked)) <= num_ahead
         new = [*proposal.tokens[:accepted], 2 + number]
         if is_own:
             new = fresh(folder, context, accepted + 1, sampling)

@@ -53,23 +53,23 @@ def test_nothing_changes_before_anything_is_known_of_what_drafting_costs() -> No
     assert useful.next(0, [], 0.1, 0.5) == 1
 
 
-def test_easy_and_hard_requests_are_kept_apart() -> None:
-    useful = UsefulLength(MOST, is_alone=True)
+def asked_of_easy_and_hard(useful: UsefulLength, num_rounds: int) -> dict[float, int]:
+    """The lengths, by ease, after so many rounds of an easy request and of a hard one."""
     asked = {0.9: 4, 0.1: 4}
-    for _ in range(100):
+    for _ in range(num_rounds):
         for ease, chance in ((0.9, 0.95), (0.1, 0.15)):
             asked[ease] = useful.next(asked[ease], [chance] * asked[ease], 0.2, ease)
             useful.draft_price.observe(asked[ease], 0.0005 * asked[ease], 3, 0.020)
-    assert asked == {0.9: MOST, 0.1: 1}
+    return asked
+
+
+def test_easy_and_hard_requests_are_kept_apart() -> None:
+    useful = UsefulLength(MOST, is_alone=True)
+    assert asked_of_easy_and_hard(useful, 100) == {0.9: MOST, 0.1: 1}
 
 
 def test_who_shares_passes_asks_for_no_more_than_all_want_on_average() -> None:
-    useful = UsefulLength(MOST, is_alone=False)
-    asked = {0.9: 4, 0.1: 4}
-    for _ in range(200):
-        for ease, chance in ((0.9, 0.95), (0.1, 0.15)):
-            asked[ease] = useful.next(asked[ease], [chance] * asked[ease], 0.2, ease)
-            useful.draft_price.observe(asked[ease], 0.0005 * asked[ease], 3, 0.020)
+    asked = asked_of_easy_and_hard(UsefulLength(MOST, is_alone=False), 200)
     assert asked[0.1] == 1
     assert 6 <= asked[0.9] <= 7
 
