@@ -117,7 +117,7 @@ def _fill(prompts: Sequence[Job], room: int, prefixes: PrefixCache) -> list[Shar
         restored_at, restored = prefixes.find(session)
         start = max(session.num_cached, restored_at + len(restored) * prefixes.block_tokens)
         end = min(start + room, len(session.tokens) - 1)
-        blocks = prefixes.ahead(session, start, end)
+        blocks = prefixes.keys_between(session, start, end)
         if in_work.isdisjoint(blocks):
             shares.append(Share(job, start, session.tokens[start:end], (), restored_at, restored))
             in_work.update(blocks)

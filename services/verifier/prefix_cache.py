@@ -45,7 +45,7 @@ class PrefixCache:
             self._blocks.move_to_end(key)
         return first * self.block_tokens, [self._blocks[key] for key in found]
 
-    def ahead(self, session: Session, start: int, end: int) -> list[bytes]:
+    def keys_between(self, session: Session, start: int, end: int) -> list[bytes]:
         """The keys of the whole blocks of the session's text that tokens `start` to `end` touch, as
         far as they can be kept."""
         if not self._max_bytes:

@@ -66,4 +66,4 @@ def test_without_memory_nothing_is_waited_for() -> None:
     cache = PrefixCache(0, BLOCK)
     compute(cache, [1] * 20)
     assert cache.find(session([1] * 20)) == (0, [])
-    assert cache.ahead(session([1] * 20), 0, 19) == []
+    assert cache.keys_between(session([1] * 20), 0, 19) == []
