@@ -7,6 +7,7 @@ import logging
 import uuid
 
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from services.gateway import responses
 from services.gateway.admission import Admission
@@ -21,7 +22,6 @@ from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.errors import ConfigError, UnavailableError
 from shared.messages import Failed, GenerateRequest, RecommendRequest, Scores
-from shared.monitor import render_metrics
 from shared.runner import Part
 from shared.service import Service, background
 from shared.topics import generate_requests, recommend_requests
@@ -123,7 +123,8 @@ class GatewayService(Service):
         return web.json_response(body, status=200 if is_ready else 503)
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        return render_metrics()
+        page = generate_latest(REGISTRY)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _publish(self, request: Request) -> None:
         if isinstance(request, GenerateRequest):

@@ -19,7 +19,9 @@ class VerifierConfig(Settings):
     model: Path = Field(Path("models/quorum-6m"), description="folder written by the export")
     max_batch: int = Field(16, ge=1, le=256, description="requests in work at a time")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")
-    num_threads: int = Field(0, ge=0, description="of the forward pass; 0: one per core")
+    num_threads: int = Field(
+        0, ge=0, description="of a pass; 0: one per core, too many where verifiers share them"
+    )
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
     prefill_delay_s: float = Field(
         0.05, gt=0, description="that a prompt may add to a pass of others"

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from itertools import accumulate
 
-MEASURED = (2, 8, 32, 128)
+MEASURED = (2, 8, 32)
 """Tokens in the passes that are measured at the start."""
 SIZES = frozenset((*range(2, 33), 48, 64, 96, 128, 256))
 """Those that are told apart. Small ones all: kernels take tokens by the half-dozen or the like, and

@@ -26,12 +26,16 @@ WORK = {
     "drafter-small": "drafter_proposed_tokens_total",
 }
 WITHIN_S = 5.0
+PEACE_S = 10.0
+"""Of steady load before: the first seconds of a load are heavier, while the stack learns it."""
+LOOK_EVERY_S = 0.25
 
 
 async def test_replicas_join_and_leave_under_load(stack: Stack, answers: list[str]) -> None:
     before = {service: {c.id for c in stack.containers(service)} for service in MORE}
     load = Load(stack.gateways)
     async with load.running():
+        await asyncio.sleep(PEACE_S)
         await asyncio.to_thread(stack.scale_to, MORE)
         new = {s: [c for c in stack.containers(s) if c.id not in before[s]] for s in MORE}
         assert {s: len(found) for s, found in new.items()} == {
@@ -68,5 +72,5 @@ def _seconds_to_work(service: str, container: Container) -> float:
         values = re.findall(rf"^{WORK[service]}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         if sum(map(float, values)) > 0:
             break
-        time.sleep(0.1)
+        time.sleep(LOOK_EVERY_S)
     return time.time() - started.timestamp()
