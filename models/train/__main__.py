@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,11 @@ from transformers import LlamaForCausalLM
 
 from models.train import distillation, family, finish, shipped
 from models.train.data import IntArray, Stream, prepare
-from models.train.training import NextBatch, Run, mixed_precision
+from models.train.training import Budget, Run, mixed_precision, train
 
 SEED = 2402_15678
 WINDOW = 512
-BATCH = 16
+BATCH, NUM_CHATS = 16, 4
 
 
 def main() -> None:
@@ -30,8 +31,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("models"))
     parser.add_argument("--target", type=Path, help="an exported target; none is trained then")
     parser.add_argument("--target-minutes", type=float, default=66)
-    parser.add_argument("--drafter-minutes", type=float, default=11)
-    parser.add_argument("--generate-minutes", type=float, default=6)
+    parser.add_argument("--drafter-minutes", type=float, default=60, help="for all of them")
+    parser.add_argument("--generate-minutes", type=float, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--until", choices=["target", "drafters", "export"], default="export")
@@ -46,8 +47,8 @@ def main() -> None:
         target.save_pretrained(work / family.TARGET.name)
     else:
         target = family.build(family.TARGET).to(arguments.device)
-        run = Run(target, work / family.TARGET.name, arguments.target_minutes)
-        run.train(_batches(training, family.TARGET.chat_share, run), _next_token_loss)
+        run = Run(target, work / family.TARGET.name, Budget(arguments.target_minutes * 60))
+        train([run], partial(_batch, training), _next_token_loss)
     if arguments.until == "target":
         return
     distillation.train_drafters(
@@ -59,19 +60,14 @@ def main() -> None:
     finish.evaluate_and_export(trained, work, arguments.out, held_out)
 
 
-def _batches(streams: dict[str, Stream], chat_share: float, run: Run) -> NextBatch:
-    """Batches of both kinds of text; seeded by the step, so that a resumed run sees the same."""
-    num_chats = round(BATCH * chat_share)
-
-    def next_batch() -> IntArray:
-        rng = np.random.default_rng((SEED, run.step))
-        windows = [
-            streams["code"].windows(BATCH - num_chats, WINDOW, rng),
-            streams["chat"].windows(num_chats, WINDOW, rng),
-        ]
-        return np.concatenate(windows)
-
-    return next_batch
+def _batch(streams: dict[str, Stream], step: int) -> IntArray:
+    """Both kinds of text; seeded by the step, so that a resumed run sees the same."""
+    rng = np.random.default_rng((SEED, step))
+    windows = [
+        streams["code"].windows(BATCH - NUM_CHATS, WINDOW, rng),
+        streams["chat"].windows(NUM_CHATS, WINDOW, rng),
+    ]
+    return np.concatenate(windows)
 
 
 def _next_token_loss(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:

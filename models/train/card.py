@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from models.train import family
 from models.train.corpus import HELD_OUT_PERCENT, MAX_PACKAGE_CHARS, PACKAGES
+from models.train.distillation import BATCH, NUM_GENERATED
 from models.train.tokenizer import VOCAB_SIZE
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def render(
     taught = (
         "next-token prediction"
         if is_target
-        else f"KL divergence to `{family.TARGET.name}`, half on the target's own text, half on the corpus"
+        else f"KL divergence to `{family.TARGET.name}`, {NUM_GENERATED} of {BATCH} windows the target's own text, the others the corpus"
     )
     return f"""# {member.name}
 
@@ -45,7 +46,7 @@ def render(
 | Weights | stored in fp16, computed in fp32 |
 | Data | source files of the Python standard library and of {len(PACKAGES)} packages (no tests; at most {MAX_PACKAGE_CHARS / 1e6:g} MB of a package), and questions and answers made from their docstrings; {HELD_OUT_PERCENT} % of the files, by hash of their path, held out |
 | Licence | the data is permissively licensed: PSF-2.0 (the standard library), {_licences()}; the weights are under this repository's licence |
-| Training | {taught}; Muon and AdamW; {place["step"]:.0f} steps, {place["num_tokens"] / 1e6:.1f} M tokens, {place["elapsed_s"] / 60:.0f} minutes on two CPU cores that other work shared |
+| Training | {taught}; Muon and AdamW; {place["step"]:.0f} steps, {place["num_tokens"] / 1e6:.1f} M tokens, {place["elapsed_s"] / 60:.0f} minutes on two CPU cores that {"other work" if is_target else "the other drafter and other work"} shared |
 | Training loss | {place["loss"]:.3f} |
 | Held-out perplexity | code {perplexity["code"]:.1f}, chat {perplexity["chat"]:.1f} (per token of this tokenizer) |
 

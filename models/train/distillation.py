@@ -1,4 +1,5 @@
-"""Drafters learn the target's own distribution, on the target's own text and on the corpus.
+"""Drafters learn the target's own distribution, on the target's own text and on the corpus, all
+from the same batches: what the target says of them is computed once.
 
 Minions (arXiv:2402.15678) finetunes its small models on the large one's generations; here they
 learn its whole distribution at each position (forward KL), from nothing.
@@ -7,6 +8,7 @@ learn its whole distribution at each position (forward KL), from nothing.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +18,12 @@ from transformers import LlamaForCausalLM
 
 from models.train import family
 from models.train.data import IntArray, Stream
-from models.train.family import Member
-from models.train.training import LossOf, NextBatch, Run, mixed_precision
+from models.train.training import MICRO_BATCH, Budget, LossOf, Run, mixed_precision, train
 
 SEED = 1
 BATCH, WINDOW = 16, 512
-GENERATED_SHARE = 0.5
+NUM_GENERATED, NUM_CHATS = 10, 2
+"""Windows of a batch: the target's own text, chats, and the rest code."""
 PROMPT_LENGTHS = (16, 64, 128)
 NUM_NEW_TOKENS = 192
 TEMPERATURES = (0.0, 0.7, 1.0)
@@ -34,13 +36,15 @@ def train_drafters(
     generate_minutes: float,
     drafter_minutes: float,
 ) -> None:
-    """Generates the target's text, once, then trains each drafter on it."""
+    """Generates the target's text, once, then trains the drafters on it."""
     target.eval()
     generated = _generated(target, training, work / "generated.npy", generate_minutes * 60)
-    for member in family.DRAFTERS:
-        model = family.build(member).to(target.device)
-        run = Run(model, work / member.name, drafter_minutes)
-        run.train(_batches(training, generated, member, run), _divergence_from(target))
+    budget = Budget(drafter_minutes * 60)
+    runs = [
+        Run(family.build(member).to(target.device), work / member.name, budget)
+        for member in family.DRAFTERS
+    ]
+    train(runs, partial(_batch, training, generated), _divergence_from(target))
 
 
 def _generated(
@@ -83,32 +87,37 @@ def _continue(target: LlamaForCausalLM, prompts: torch.Tensor, temperature: floa
     return generated.cpu().numpy()
 
 
-def _batches(training: dict[str, Stream], generated: Stream, member: Member, run: Run) -> NextBatch:
-    num_generated = round(BATCH * GENERATED_SHARE)
-    num_chats = round((BATCH - num_generated) * member.chat_share)
-
-    def next_batch() -> IntArray:
-        rng = np.random.default_rng((SEED, run.step))
-        windows = [
-            generated.windows(num_generated, WINDOW, rng),
-            training["chat"].windows(num_chats, WINDOW, rng),
-            training["code"].windows(BATCH - num_generated - num_chats, WINDOW, rng),
-        ]
-        return np.concatenate(windows)
-
-    return next_batch
+def _batch(training: dict[str, Stream], generated: Stream, step: int) -> IntArray:
+    rng = np.random.default_rng((SEED, step))
+    num_corpus = BATCH - NUM_GENERATED - NUM_CHATS
+    windows = [
+        generated.windows(NUM_GENERATED, WINDOW, rng),
+        training["chat"].windows(NUM_CHATS, WINDOW, rng),
+        training["code"].windows(num_corpus, WINDOW, rng),
+    ]
+    return np.concatenate(windows)
 
 
 def _divergence_from(target: LlamaForCausalLM) -> LossOf:
-    """Forward KL of a model from the target, mean over positions."""
+    """Forward KL of a model from the target, mean over positions. What the target says is kept
+    for the other models, which are given the same windows."""
+    said: dict[bytes, torch.Tensor] = {}
+
+    def wanted_of(ids: torch.Tensor) -> torch.Tensor:
+        key = ids.cpu().numpy().tobytes()
+        if key not in said:
+            if len(said) == BATCH // MICRO_BATCH:
+                del said[next(iter(said))]
+            with torch.no_grad():
+                logits = target(input_ids=ids).logits.float().flatten(0, 1)
+                said[key] = functional.log_softmax(logits, dim=-1)
+        return said[key]
 
     def loss_of(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
         with mixed_precision(target.device.type):
-            with torch.no_grad():
-                wanted = target(input_ids=ids).logits
+            teacher = wanted_of(ids)
             logits = model(input_ids=ids).logits
         student = functional.log_softmax(logits.float().flatten(0, 1), dim=-1)
-        teacher = functional.log_softmax(wanted.float().flatten(0, 1), dim=-1)
         return functional.kl_div(student, teacher, log_target=True, reduction="batchmean")
 
     return loss_of

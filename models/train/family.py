@@ -14,7 +14,7 @@ PAD_ID, END_OF_TEXT_ID, START_OF_TURN_ID, END_OF_TURN_ID = range(4)
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One model: its size, and how large a share of its batches is chat."""
+    """One model's size."""
 
     name: str
     num_layers: int
@@ -22,14 +22,14 @@ class Member:
     mlp_width: int
     num_heads: int
     num_kv_heads: int
-    chat_share: float
 
 
-TARGET = Member("quorum-6m", 6, 256, 704, 8, 4, 0.25)
-# Two drafters that err differently: one narrow and fed on chats, one wider and fed on code.
+TARGET = Member("quorum-6m", 6, 256, 704, 8, 4)
+# Two drafters that err differently: a narrow block, and two wider ones that can look back for a
+# repetition.
 DRAFTERS = (
-    Member("quorum-draft-small", 1, 128, 384, 4, 2, 0.5),
-    Member("quorum-draft-wide", 2, 192, 512, 6, 3, 0.15),
+    Member("quorum-draft-small", 1, 128, 384, 4, 2),
+    Member("quorum-draft-wide", 2, 192, 512, 6, 3),
 )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,8 +30,6 @@ MICRO_BATCH = 4
 
 LossOf = Callable[[LlamaForCausalLM, torch.Tensor], torch.Tensor]
 """The mean loss of a model on windows of token ids [n, length]."""
-NextBatch = Callable[[], IntArray]
-"""The windows of one step [n, length]."""
 
 
 def mixed_precision(device: str) -> torch.autocast:
@@ -39,16 +38,27 @@ def mixed_precision(device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=is_native)
 
 
+@dataclass(slots=True)
+class Budget:
+    """Time to train, of one run or of several that take turns."""
+
+    seconds: float
+    spent_s: float = 0.0
+
+    @property
+    def is_spent(self) -> bool:
+        return self.spent_s >= self.seconds
+
+
 class Run:
     """A model in training, with its optimizers and its place in the budget."""
 
-    def __init__(self, model: LlamaForCausalLM, folder: Path, minutes: float) -> None:
+    def __init__(self, model: LlamaForCausalLM, folder: Path, budget: Budget) -> None:
         self.model = model
         self.folder = folder
-        self.budget_s = minutes * 60
+        self.budget = budget
         self.step = 0
         self.num_tokens = 0
-        self.elapsed_s = 0.0
         self.loss = float("nan")
         matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
@@ -61,21 +71,18 @@ class Run:
         ]
         self._resume()
 
-    @property
-    def is_done(self) -> bool:
-        return self.elapsed_s >= self.budget_s
-
-    def advance(self, next_batch: NextBatch, loss_of: LossOf) -> None:
-        """One optimizer step on the next batch, timed against the budget."""
+    def advance(self, windows: IntArray, loss_of: LossOf) -> None:
+        """One optimizer step on these windows of token ids [n, length], timed against the
+        budget."""
         started = time.monotonic()
-        batch = torch.from_numpy(next_batch()).to(self.model.device)
+        batch = torch.from_numpy(windows).to(self.model.device)
         rate = self._rate()
         for optimizer, base in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = base * rate
         value = 0.0
-        for windows in batch.split(MICRO_BATCH):
-            loss = loss_of(self.model, windows) * (len(windows) / len(batch))
+        for part in batch.split(MICRO_BATCH):
+            loss = loss_of(self.model, part) * (len(part) / len(batch))
             loss.backward()
             value += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -85,20 +92,7 @@ class Run:
         self.loss = value if self.step == 0 else 0.98 * self.loss + 0.02 * value
         self.step += 1
         self.num_tokens += batch.numel()
-        self.elapsed_s += time.monotonic() - started
-
-    def train(self, next_batch: NextBatch, loss_of: LossOf) -> None:
-        """Advances until the budget is spent, with a checkpoint every few minutes."""
-        self.model.train()
-        saved = time.monotonic()
-        while not self.is_done:
-            self.advance(next_batch, loss_of)
-            if self.step % 20 == 0:
-                report(self.folder.name, self)
-            if time.monotonic() - saved > CHECKPOINT_EVERY_S:
-                self.save()
-                saved = time.monotonic()
-        self.save()
+        self.budget.spent_s += time.monotonic() - started
 
     def save(self) -> None:
         """The model as a Hugging Face folder, and all that a resumption needs; no pickle."""
@@ -112,7 +106,7 @@ class Run:
         place = {
             "step": self.step,
             "num_tokens": self.num_tokens,
-            "elapsed_s": self.elapsed_s,
+            "elapsed_s": self.budget.spent_s,
             "loss": self.loss,
         }
         (self.folder / "place.json").write_text(json.dumps(place))
@@ -124,7 +118,7 @@ class Run:
         self.model.tie_weights()
         place = json.loads((self.folder / "place.json").read_text())
         self.step, self.num_tokens = place["step"], place["num_tokens"]
-        self.elapsed_s, self.loss = place["elapsed_s"], place["loss"]
+        self.budget.spent_s, self.loss = place["elapsed_s"], place["loss"]
         tensors = load_file(self.folder / "optimizer.safetensors")
         for number, (optimizer, _) in enumerate(self._optimizers):
             whole = optimizer.state_dict()
@@ -136,15 +130,37 @@ class Run:
             optimizer.load_state_dict(whole)
 
     def _rate(self) -> float:
-        left = 1.0 - self.elapsed_s / self.budget_s
+        left = 1.0 - self.budget.spent_s / self.budget.seconds
         return min(1.0, (self.step + 1) / WARM_UP_STEPS, max(left, 0.01) / DECAY_SHARE)
 
 
-def report(name: str, run: Run) -> None:
+def train(runs: Sequence[Run], next_batch: Callable[[int], IntArray], loss_of: LossOf) -> None:
+    """Advances the runs by turns, each on the same batches, until their common budget is spent,
+    with a checkpoint every few minutes. `next_batch` makes the windows of a step."""
+    for run in runs:
+        run.model.train()
+    saved = time.monotonic()
+    while not runs[0].budget.is_spent:
+        batch = next_batch(runs[0].step)
+        for run in runs:
+            run.advance(batch, loss_of)
+        if runs[0].step % 20 == 0:
+            report(runs)
+        if time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            for run in runs:
+                run.save()
+            saved = time.monotonic()
+    for run in runs:
+        run.save()
+
+
+def report(runs: Sequence[Run]) -> None:
     """One line of progress, overwritten on a terminal."""
-    speed = run.num_tokens / max(run.elapsed_s, 1e-9)
+    first, budget = runs[0], runs[0].budget
     line = (
-        f"{name}: {run.elapsed_s / 60:.1f} of {run.budget_s / 60:.0f} min, step {run.step}, "
-        f"{run.num_tokens / 1e6:.2f} M tokens, {speed:.0f} tokens/s, loss {run.loss:.3f}"
+        f"{budget.spent_s / 60:.1f} of {budget.seconds / 60:.0f} min, step {first.step}, "
+        f"{first.num_tokens / 1e6:.2f} M tokens, "
+        f"{first.num_tokens / max(budget.spent_s, 1e-9):.0f} tokens/s, loss of "
+        + ", ".join(f"{run.folder.name} {run.loss:.3f}" for run in runs)
     )
     print(line, end="\r" if sys.stdout.isatty() else "\n", flush=True)

@@ -18,7 +18,7 @@ from services.verifier import metrics
 from services.verifier.acceptance import accept
 from services.verifier.batch import Job, Limits, Share, Verified, compose
 from services.verifier.draft_lengths import token_price
-from services.verifier.drafting import WAYS, Drafting, Way
+from services.verifier.drafting import WAYS, Drafting, Load, Way
 from services.verifier.pace import Absence, Usual
 from services.verifier.pass_cost import MEASURED, PassCost
 from services.verifier.prefix_cache import PrefixCache
@@ -81,7 +81,11 @@ class Engine:
     @property
     def way(self) -> Way:
         """Who is to draft at the load of the moment."""
-        return self._drafting.way(len(self._seated))
+        return self._drafting.way(self._load())
+
+    def _load(self) -> Load:
+        num_sampled = sum(session.request.sampling.temperature > 0 for session in self._seated)
+        return Load(len(self._seated), num_sampled)
 
     @property
     def price(self) -> float:
@@ -132,6 +136,7 @@ class Engine:
                 continue
             # Slots as they are now: while the pass runs, requests leave and others are moved.
             rows = [share.row() for share in shares]
+            load = self._load()
             moves = [(m.source, m.target, m.session.num_cached) for m in self._moves]
             self._moves.clear()
             try:
@@ -143,7 +148,7 @@ class Engine:
                     if not share.job.done.done():
                         share.job.done.set_exception(error)
                 continue
-            self._account(shares, passed)
+            self._account(load, shares, passed)
             for block in passed.blocks:
                 self._prefixes.store(*block)
             for share, emitted, num_kept in zip(
@@ -156,7 +161,7 @@ class Engine:
                     share.job.done.set_result(Verified(share.draft, emitted, took, waiting_s))
                     self._away[share.job.session.id] = loop.time()
 
-    def _account(self, shares: Sequence[Share], passed: Passed) -> None:
+    def _account(self, load: Load, shares: Sequence[Share], passed: Passed) -> None:
         """Learns what passes cost and bring."""
         took = passed.took
         num_tokens = sum(len(share.tokens) for share in shares)
@@ -166,7 +171,7 @@ class Engine:
         if num_emitted:
             self._usual.observe(num_emitted, num_tokens)
             if self._ended is not None:
-                self._drafting.observe(took.num_running, num_emitted, now - self._ended)
+                self._drafting.observe(load, num_emitted, now - self._ended)
         if num_emitted or self._ended is None:
             self._ended = now
 

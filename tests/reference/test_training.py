@@ -11,14 +11,14 @@ pytest.importorskip("torch")
 
 import torch
 
-from models.train import family, training
+from models.train import distillation, family, training
 from models.train.family import Member
 from models.train.muon import Muon, orthogonal
-from models.train.training import Run
+from models.train.training import Budget, Run, train
 
 pytestmark = pytest.mark.reference
 
-TINY = Member("tiny", 1, 32, 48, 2, 1, 0.5)
+TINY = Member("tiny", 1, 32, 48, 2, 1)
 
 
 @pytest.mark.parametrize("shape", [(48, 32), (32, 48), (32, 32)])
@@ -52,7 +52,7 @@ def test_muon_steps_as_that_of_torch() -> None:
 
 def _run(folder: Path) -> Run:
     torch.manual_seed(1)
-    return Run(family.build(TINY), folder, minutes=60)
+    return Run(family.build(TINY), folder, Budget(3600))
 
 
 def _loss(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -65,8 +65,8 @@ def _advance(run: Run, num_steps: int) -> None:
     for _ in range(num_steps):
         rng = np.random.default_rng(run.step)
         # The rate falls with the clock, which no two runs share.
-        run.elapsed_s = 0.0
-        run.advance(lambda rng=rng: rng.integers(4, 4096, (6, 16)), _loss)
+        run.budget.spent_s = 0.0
+        run.advance(rng.integers(4, 4096, (6, 16)), _loss)
 
 
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
@@ -95,6 +95,33 @@ def test_a_tiny_model_learns_a_repeated_text(tmp_path: Path) -> None:
     text = np.tile(np.arange(4, 12), (4, 4))
     first = float(_loss(run.model, torch.from_numpy(text)).detach())
     for _ in range(100):
-        run.elapsed_s = 0.0
-        run.advance(lambda: text, _loss)
+        run.budget.spent_s = 0.0
+        run.advance(text, _loss)
     assert float(_loss(run.model, torch.from_numpy(text)).detach()) < first / 4
+
+
+def test_drafters_learn_the_target_from_what_it_says_once(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    target = family.build(TINY).eval()
+    target.model.embed_tokens.weight.data *= 20  # so that it says something
+    budget = Budget(3600)
+    runs = [Run(family.build(TINY), tmp_path / name, budget) for name in ("one", "other")]
+    loss_of = distillation._divergence_from(target)
+    rng = np.random.default_rng(0)
+    text = rng.integers(4, 40, (8, 16))
+    first = float(loss_of(runs[0].model, torch.from_numpy(text)).detach())
+    asked: list[int] = []
+    target.register_forward_hook(lambda *_: asked.append(1))
+    steps: list[int] = []
+
+    def next_batch(step: int) -> np.ndarray:
+        steps.append(step)
+        budget.spent_s = 0.0 if step < 99 else budget.seconds
+        return rng.permuted(text, axis=1)
+
+    train(runs, next_batch, loss_of)
+    assert steps == list(range(100))
+    assert len(asked) == 100 * 8 // training.MICRO_BATCH
+    assert [run.step for run in runs] == [100, 100]
+    assert all(run.loss < 0.7 * first for run in runs)
+    assert all((tmp_path / name / "place.json").exists() for name in ("one", "other"))
