@@ -43,6 +43,7 @@ def main() -> None:
     _, training, held_out = prepare(work)
 
     if arguments.target:
+        _check_tokenizer(arguments.target, work)
         target = shipped.load(family.TARGET, arguments.target).to(arguments.device)
         target.save_pretrained(work / family.TARGET.name)
     else:
@@ -58,6 +59,12 @@ def main() -> None:
         return
     trained = family.DRAFTERS if arguments.target else (family.TARGET, *family.DRAFTERS)
     finish.evaluate_and_export(trained, work, arguments.out, held_out)
+
+
+def _check_tokenizer(target: Path, work: Path) -> None:
+    """Drafters must speak the target's tokens: those of another corpus are others."""
+    if (target / "tokenizer.json").read_bytes() != (work / "tokenizer/tokenizer.json").read_bytes():
+        sys.exit(f"{target} has another tokenizer than what is installed here makes in {work}")
 
 
 def _batch(streams: dict[str, Stream], step: int) -> IntArray:
