@@ -1,12 +1,13 @@
 """Whether to draft at all, and by whom: whatever brings the most tokens per second at this load.
 
 Pure. Drafting takes time from the target where they share cores, and messages where they do not;
-what of that is hidden no model tells. So the ways to work are compared by what they bring, apart
-for each kind of load: how many requests, to a power of two, and whether they are sampled. What is
-known of a way that is not at work grows old: its promise rises by a hundredth each period, and when
-it is the highest the way is tried. So a way is tried the more rarely the less it has brought, all
-tries together cost a hundredth of the time for each way that there is, and when the way at work
-brings less than before, the others are tried at once.
+what of that is hidden no model tells. So the ways to work are compared by their gain, which is the
+tokens of a time over those that plain decoding should have brought in it, apart for each kind of
+load: how many requests, to a power of two, and whether they are sampled. What is known of a way
+that is not at work grows old: its promise rises by a two-hundredth each period, and when it is the
+highest the way is tried. So a way is tried the more rarely the less it has brought, all tries
+together cost half a hundredth of the time for each way there is, and when the way at work brings
+less than before, the others are tried at once. A new kind of load knows what the nearest one does.
 """
 
 from __future__ import annotations
@@ -40,14 +41,17 @@ WAYS = {
 }
 """By the names that settings use."""
 
-_PERIOD_PASSES = 24
+_PERIOD_PASSES, _PERIOD_ROUNDS = 24, 72
+"""A period has so many passes, and rounds of requests: chance shall not decide."""
 _SKIPPED_PASSES = 4
 """Of a try, at its start: drafters have yet to read the texts."""
 _GLIMPSE_PASSES = 8
 _LOSING = 0.8
 """A try that has brought less than this share of the best after so many passes ends early."""
-_OPTIMISM = 0.01
+_OPTIMISM = 0.005
 """By how much the promise of a way rises in a period without it."""
+_BORROWED_AGE = 10
+"""Of what is known from another kind of load, periods more for each step between them."""
 _BETTER = 1.03
 """Only what brings so many times as much is more than chance."""
 _RATE = 0.3
@@ -68,16 +72,19 @@ class Load:
         return sampled, self.num_running.bit_length()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Known:
-    """Of a way: tokens per second when it was last at work, and how many periods ago."""
+    """Of a way: its gain when it was last at work, and how many periods ago."""
 
-    rate: float
+    gain: float
     age: int = 0
 
     @property
     def promise(self) -> float:
-        return self.rate * (1 + _OPTIMISM * self.age)
+        return self.gain * (1 + _OPTIMISM * self.age)
+
+    def older(self, periods: int) -> Known:
+        return Known(self.gain, self.age + periods)
 
 
 @dataclass(slots=True)
@@ -89,16 +96,18 @@ class Level:
     tried: Way | None = None
     """The way of this period, where it is not the best one known."""
     num_passes: int = 0
+    num_rounds: int = 0
     num_tokens: int = 0
-    seconds: float = 0.0
+    num_plain_tokens: float = 0.0
+    """What plain decoding should have brought in the same time."""
 
     def is_over(self) -> bool:
         """Whether the period is."""
-        if self.num_passes >= _PERIOD_PASSES:
-            return self.seconds > 0
+        if self.num_passes >= _PERIOD_PASSES and self.num_rounds >= _PERIOD_ROUNDS:
+            return self.num_plain_tokens > 0
         if self.tried is None or self.num_passes < _GLIMPSE_PASSES:
             return False
-        return self.num_tokens < _LOSING * self.known[self.way].rate * self.seconds
+        return self.num_tokens < _LOSING * self.known[self.way].gain * self.num_plain_tokens
 
 
 class Drafting:
@@ -120,50 +129,61 @@ class Drafting:
         """A pass: the tokens that it emitted, and the time since the one before it ended."""
         level = self._level(load)
         level.num_passes += 1
+        level.num_rounds += load.num_running
         if level.tried is None or level.num_passes > _SKIPPED_PASSES:
             level.num_tokens += num_tokens
-            level.seconds += seconds
+            level.num_plain_tokens += seconds * self._plain_rate(load.num_running)
         if level.is_over():
             self._decide(level, load.num_running)
 
     def _level(self, load: Load) -> Level:
-        """A new one begins as the nearest one works."""
+        """A new one begins as the nearest one works, and believes what that knows."""
         kind = load.kind
         if kind not in self._levels:
-
-            def distance(other: tuple[int, int]) -> tuple[int, int]:
-                return abs(other[0] - kind[0]), abs(other[1] - kind[1])
-
-            near = min(self._levels, key=distance, default=None)
-            self._levels[kind] = Level(self._ways[0] if near is None else self._levels[near].way)
+            near = min(self._levels, key=lambda other: _distance(other, kind), default=None)
+            if near is None:
+                self._levels[kind] = Level(self._ways[0])
+            else:
+                level = self._levels[near]
+                age = _BORROWED_AGE * sum(_distance(near, kind))
+                known = {way: what.older(age) for way, what in level.known.items()}
+                self._levels[kind] = Level(level.way, known)
         return self._levels[kind]
 
     def _decide(self, level: Level, num_running: int) -> None:
         """Ends a period: learns from it, and chooses the way of the next."""
-        rate = level.num_tokens / level.seconds
-        level.num_passes, level.num_tokens, level.seconds = 0, 0, 0.0
-        for known in level.known.values():
-            known.age += 1
+        gain = level.num_tokens / level.num_plain_tokens
+        level.num_passes, level.num_rounds = 0, 0
+        level.num_tokens, level.num_plain_tokens = 0, 0.0
+        worked = level.tried or level.way
+        before = level.known.get(worked)
+        for way in level.known.keys() - {level.way}:
+            level.known[way] = level.known[way].older(1)
         if level.tried is not None:
-            level.known[level.tried] = Known(rate)
-            if rate > _BETTER * level.known[level.way].rate:
-                level.way = level.tried
+            level.known[worked] = Known(gain)
+            # Where it makes no difference, nobody needs to draft.
+            enough = 1.0 if worked.drafters == "none" else _BETTER
+            if gain > enough * level.known[level.way].gain:
+                level.way = worked
+        elif before is None or before.age:
+            level.known[worked] = Known(gain)
         else:
-            before = level.known.get(level.way, Known(rate)).rate
-            level.known[level.way] = Known(before + _RATE * (rate - before))
+            level.known[worked] = Known(before.gain + _RATE * (gain - before.gain))
         level.tried = self._most_promising(level, num_running)
 
     def _most_promising(self, level: Level, num_running: int) -> Way | None:
         """Of the other ways, if it promises more than the one at work brings. What has never been
         tried promises most, but plain decoding what its passes cost."""
-        promises: dict[Way, float] = {}
-        for way in self._ways:
-            if way == level.way or way.num_lanes > num_running:
-                continue
-            if way.drafters == "none" and way not in level.known:
-                level.known[way] = Known(self._plain_rate(num_running))
-            promises[way] = level.known[way].promise if way in level.known else inf
+        promises = {
+            way: level.known[way].promise
+            if way in level.known
+            else (1.0 if way.drafters == "none" else inf)
+            for way in self._ways
+            if way != level.way and way.num_lanes <= num_running
+        }
         best = max(promises, key=promises.__getitem__, default=None)
-        if best is None or promises[best] <= level.known[level.way].rate:
-            return None
-        return best
+        return best if best and promises[best] > level.known[level.way].gain else None
+
+
+def _distance(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    return abs(one[0] - other[0]), abs(one[1] - other[1])
