@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.recorded import Track
-from benchmarks.replay import LARGE, SMALL, Replay, Seat, whole
+from benchmarks.replay import LARGE, SMALL, Costs, Replay, Seat, whole
 from benchmarks.rules import Fixed, Learned, Rule, Single, Useful, Weighted
 from benchmarks.trees import TreeReplay
+from services.verifier.drafting import Drafters, lookup_suffices
+from services.voter.estimator import Opinion
 from shared.tokens import common_length
 
 LENGTHS = (4, 8, 12)
@@ -20,6 +22,9 @@ WIDTHS, WORTHS = (1, 2, 4), (1.0, 2.0, 4.0)
 NOISE_LENGTH = 4
 SETTINGS = {"110 M, 1": (LARGE, 1), "110 M, 8": (LARGE, 8), "6 M, 1": (SMALL, 1)}
 """Costs and requests at a time."""
+
+LOOKUPS = frozenset({"ngram", "suffix"})
+WHO: tuple[Drafters, ...] = ("all", "lookup", "needed")
 
 Value = str | float | int
 
@@ -57,6 +62,49 @@ class Clairvoyant(Replay):
         longest = max(seat.opinions, key=lambda o: common_length(o.tokens, coming), default=None)
         seat.draft = list(longest.tokens) if longest else []
         seat.survival = [1.0] * len(seat.draft)
+
+
+class Asking(Replay):
+    """Whose opinions are asked for: all, lookup or needed (services/verifier/drafting.py), with
+    the default vote and lengths."""
+
+    def __init__(self, costs: Costs, drafters: Drafters) -> None:
+        super().__init__(Learned(), Useful(), costs)
+        self._drafters = drafters
+        self.num_computed = 0
+
+    def _opinions(self, seat: Seat, length: int) -> Sequence[Opinion]:
+        if self._drafters == "lookup":
+            seat.computes = False
+        opinions = super()._opinions(seat, length)
+        self.num_computed += seat.computes
+        return [o for o in opinions if seat.computes or o.drafter in LOOKUPS]
+
+    def _learn(self, seat: Seat) -> None:
+        super()._learn(seat)
+        agreed = (common_length(o.tokens, seat.emitted)
+                  for o in seat.opinions if o.drafter in LOOKUPS)  # fmt: skip
+        suffices = lookup_suffices(max(agreed, default=0), len(seat.emitted) - 1)
+        seat.computes = not (self._drafters == "needed" and suffices)
+
+
+def asking(tracks: Sequence[Track]) -> Table:
+    """Milliseconds a token by who is asked, and the share of drafted rounds in which models compute
+    although they do so as needed alone."""
+    rows: list[dict[str, Value]] = []
+    for temperature, kind in cells(tracks):
+        requests = [whole(track) for track in of(tracks, temperature, kind)]
+        for name, (costs, at_a_time) in SETTINGS.items():
+            replays = {who: Asking(costs, who) for who in WHO}
+            found = {who: replay.run(requests, at_a_time) for who, replay in replays.items()}
+            drafted = replays["all"].num_computed / found["all"].num_rounds
+            computed = replays["needed"].num_computed / found["needed"].num_rounds
+            rows.append(
+                {"kind": kind, "temperature": temperature, "target, at a time": name,
+                 **{f"ms a token, {who}": 1000 * r.seconds_per_token for who, r in found.items()},
+                 "computed": computed / drafted}
+            )  # fmt: skip
+    return Table(rows)
 
 
 def votes(tracks: Sequence[Track]) -> Table:

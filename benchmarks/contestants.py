@@ -222,7 +222,9 @@ def _settings(mode: str, draft_length: int) -> dict[str, str]:
     return {
         "auto": {},
         "plain": {"VERIFIER_DRAFTING": "none"},
-        **{way: {"VERIFIER_DRAFTING": way} for way in ("all", "ahead", "lanes", "lookup")},
+        **{
+            way: {"VERIFIER_DRAFTING": way} for way in ("all", "needed", "ahead", "lanes", "lookup")
+        },
         "single": {**fixed, "DRAFTER_MODELS": one},
         "vote": {**fixed, "VOTER_WALK": "greedy"},
         "climb": {"VERIFIER_DRAFTING": "all", "VOTER_WALK": "greedy", "VOTER_LENGTH": "climb"},

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.compared import noise, of, trees, votes
+from benchmarks.compared import asking, noise, of, trees, votes
 from benchmarks.recorded import REACH, Track, load
 from benchmarks.replay import LARGE, SMALL, Costs, Replay, Request, Segment, whole
 from benchmarks.rules import Climbing, Continued, Fixed, Learned, Lengths, Useful
@@ -184,7 +184,8 @@ def main() -> None:
         print(f"{workload.name} ...", flush=True)
         cells += [compare(workload, n, *costs) for n in AT_A_TIME for costs in COSTS.items()]
     print("votes and trees ...", flush=True)
-    tables = {"votes": votes(tracks), "trees": trees(tracks), "noise": noise(RESULTS / "noise.npz")}
+    tables = {"votes": votes(tracks), "asking": asking(tracks), "trees": trees(tracks),
+              "noise": noise(RESULTS / "noise.npz")}  # fmt: skip
     print(report(cells))
     for table in tables.values():
         print(f"\n{table.markdown()}")

@@ -37,7 +37,7 @@ class Costs:
 
     def draft_s(self, asked: Sequence[int]) -> float:
         """Of drafting so many tokens for each request."""
-        return self.step_s * max(asked) + self.row_s * sum(asked)
+        return self.step_s * max(asked, default=0) + self.row_s * sum(asked)
 
 
 _DRAFTING = (0.0003, 0.0001, 0.0015)
@@ -80,6 +80,8 @@ class Seat:
     position: int = 0
     ease: float = FIRST_EASE
     asked: int = 0
+    computes: bool = True
+    """Whether models draft for it, not only those that look up, which costs nothing."""
     opinions: Sequence[Opinion] = ()
     draft: Sequence[int] = ()
     survival: Sequence[float] = ()
@@ -179,8 +181,8 @@ class Replay:
         price = self.price
         for seat in seats:
             self._draft(seat, price, len(seats))
-        draft_s = self._costs.draft_s([seat.asked for seat in seats])
-        outside_s = draft_s + self._costs.round_s if draft_s else 0.0
+        draft_s = self._costs.draft_s([seat.asked for seat in seats if seat.computes])
+        outside_s = draft_s + self._costs.round_s if any(seat.asked for seat in seats) else 0.0
         if self._knows_rounds:
             self._outside_s = outside_s
         lengths = self._cut(seats)
@@ -207,8 +209,11 @@ class Replay:
         seat.length = self._lengths.next(Now(length, seat.survival, price, seat.ease, num_running))
 
     def _vote(self, seat: Seat, length: int) -> None:
-        seat.opinions = seat.here.track.asked(seat.position, length)
+        seat.opinions = self._opinions(seat, length)
         seat.draft, seat.survival = self._rule.merge(seat.opinions, seat.ease, length)
+
+    def _opinions(self, seat: Seat, length: int) -> Sequence[Opinion]:
+        return seat.here.track.asked(seat.position, length)
 
     def _cut(self, seats: Sequence[Seat]) -> list[int]:
         """How much of each draft is verified."""

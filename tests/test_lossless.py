@@ -72,6 +72,7 @@ CASES = [
     Case("lookup alone", drafters="ngram,suffix", min_acceptance=1.0),
     Case("heaviest path", voter={"walk": "heaviest-path", "fixed_length": 6}),
     Case("lengths by chance and price", voter={}, min_acceptance=1.0),
+    Case("drafted as needed", verifier={"drafting": "needed"}),
     Case("drafted ahead", verifier={"drafting": "ahead"}),
     Case("two lanes", verifier={"drafting": "lanes"}),
     Case("whatever pays", voter={}, verifier={"drafting": "auto"}, min_acceptance=1.0),

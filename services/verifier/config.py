@@ -29,10 +29,11 @@ class VerifierConfig(Settings):
     prefix_cache_mb: int = Field(
         256, ge=0, description="memory for beginnings that prompts share; 0: none"
     )
-    drafting: Literal["auto", "all", "ahead", "lanes", "lookup", "none"] = Field(
+    drafting: Literal["auto", "all", "needed", "ahead", "lanes", "lookup", "none"] = Field(
         "auto",
-        description="who drafts; auto: what is fastest at the load; ahead: all, and on while the "
-        "target verifies; lanes: all, by two groups of requests in turn",
+        description="who drafts; auto: what is fastest at the load; needed: all, but lookup alone "
+        "where it does; ahead: all, and on while the target verifies; lanes: as needed, by two "
+        "groups of requests in turn",
     )
     speculation_length: int = Field(
         4, ge=0, le=64, description="of the first request's first round"

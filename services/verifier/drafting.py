@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Literal
 
-Drafters = Literal["all", "lookup", "none"]
-"""Who drafts: all draft models, those that look up instead of computing, or nobody."""
+Drafters = Literal["all", "needed", "lookup", "none"]
+"""Who drafts: all draft models; those that compute only where looking up does not do (see
+`lookup_suffices`); those that look up; or nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +35,17 @@ class Way:
 
 WAYS = {
     "all": Way("all"),
+    "needed": Way("needed"),
     "ahead": Way("all", ahead=True),
-    "lanes": Way("all", 2),
+    "lanes": Way("needed", 2),
     "lookup": Way("lookup"),
     "none": Way("none"),
 }
 """By the names that settings use."""
+AUTO = tuple(way for name, way in WAYS.items() if name != "all")
+"""Those to choose from. Nowhere is it better to ask all than to ask them as needed."""
+
+_FEWEST_LOOKED_UP = 3
 
 _PERIOD_PASSES, _PERIOD_ROUNDS = 24, 72
 """A period has so many passes, and rounds of requests: chance shall not decide."""
@@ -55,6 +61,13 @@ _BORROWED_AGE = 10
 _BETTER = 1.03
 """Only what brings so many times as much is more than chance."""
 _RATE = 0.3
+
+
+def lookup_suffices(num_agreed: int, num_accepted: int) -> bool:
+    """Whether a request needs no computed draft in its next round: in the last one the best of
+    those that look up agreed with so many of the target's tokens, while of the draft so many were
+    accepted. Texts that repeat themselves go on to do so for a while."""
+    return num_agreed >= max(_FEWEST_LOOKED_UP, num_accepted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from services.verifier import metrics
 from services.verifier.acceptance import accept
 from services.verifier.batch import Job, Limits, Share, Verified, compose
 from services.verifier.draft_lengths import token_price
-from services.verifier.drafting import WAYS, Drafting, Load, Way
+from services.verifier.drafting import AUTO, Drafting, Load, Way
 from services.verifier.pace import Absence, Usual
 from services.verifier.pass_cost import MEASURED, PassCost
 from services.verifier.prefix_cache import PrefixCache
@@ -58,7 +58,7 @@ class Engine:
         cost: PassCost,
         limits: Limits,
         prefixes: PrefixCache,
-        ways: Sequence[Way] = tuple(WAYS.values()),
+        ways: Sequence[Way] = AUTO,
     ) -> None:
         self._decoder = decoder
         self._cost = cost

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from services.verifier import metrics
 from services.verifier.batch import Limits, Verified
 from services.verifier.config import VerifierConfig
-from services.verifier.drafting import WAYS
+from services.verifier.drafting import AUTO, WAYS
 from services.verifier.engine import Engine, measure_cost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.relay import relay
@@ -74,7 +74,7 @@ class VerifierService(Service):
             cost,
             Limits(config.prefill_tokens, config.prefill_delay_s),
             PrefixCache(config.prefix_cache_mb << 20),
-            [way for name, way in WAYS.items() if config.drafting in ("auto", name)],
+            AUTO if config.drafting == "auto" else [WAYS[config.drafting]],
         )
         self._speculation = Speculation(
             self.bus,

@@ -67,6 +67,8 @@ class Session:
     """Hashes of the text up to the end of each whole block (prefix_cache.py)."""
     times: Times = field(default_factory=Times)
     tallies: dict[str, DrafterTally] = field(default_factory=dict)
+    num_agreed: dict[str, int] = field(default_factory=dict)
+    """With how many of the last round's tokens each draft model agreed that was asked."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -126,6 +128,7 @@ class Session:
             since.round_s + sum(astuple(times)),
             took.num_running,
         )
+        self.num_agreed = {vote.drafter: common_length(vote.tokens, emitted) for vote in votes}
         for vote in votes:
             self.tallies.setdefault(vote.drafter, DrafterTally()).add(vote, draft, emitted)
         self.round += 1

@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from services.verifier import metrics
-from services.verifier.drafting import Drafters, Way
+from services.verifier.drafting import Drafters, Way, lookup_suffices
 from services.verifier.session import Session
 from shared.bus.base import Bus, Instance
 from shared.messages import Draft, DraftRequest, Release
@@ -125,10 +125,16 @@ class Speculation:
         return [voter for voter in voters if voter.inbox not in self._silent]
 
     def _choose_drafters(self, session: Session, wanted: Drafters) -> list[Instance]:
+        """One instance of each draft model."""
+        live = self._registry.live("drafter")
+        looking_up = [instance for instance in live if instance.attributes.get("kind") == "lookup"]
+        if wanted == "needed" and session.per_round:
+            _, num_accepted = session.per_round[-1]
+            agreed = (session.num_agreed.get(instance.name, 0) for instance in looking_up)
+            wanted = "lookup" if lookup_suffices(max(agreed, default=0), num_accepted) else "all"
         by_name: dict[str, list[Instance]] = {}
-        for instance in self._registry.live("drafter"):
-            if wanted == "all" or instance.attributes.get("kind") == wanted:
-                by_name.setdefault(instance.name, []).append(instance)
+        for instance in looking_up if wanted == "lookup" else live:
+            by_name.setdefault(instance.name, []).append(instance)
         return [rendezvous(session.id, instances) for instances in by_name.values()]
 
     async def _ask(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.compared import Clairvoyant
+from benchmarks.compared import Asking, Clairvoyant
 from benchmarks.recorded import REACH, STEPS_PER_UNIT, Track, load, save
 from benchmarks.regret import Workload, stationary, switching
 from benchmarks.replay import LARGE, Costs, Replay, Request, Segment, whole
@@ -215,3 +215,29 @@ def spent(workload: Workload, lengths: Lengths, at_a_time: int) -> float:
     """Seconds a token."""
     replay = Replay(Learned(), lengths, LARGE)
     return replay.run(workload.requests, at_a_time).seconds_per_token
+
+
+def test_models_compute_only_where_looking_up_does_not_do() -> None:
+    """Lookup knows the first half of a text, a model all of it."""
+    tokens = list(range(1, 121))
+    half = [p if at < 60 else [] for at, p in enumerate(right(tokens, 4))]
+    text = track(tokens, ngram=half, small=right(tokens, 4))
+    found = {who: Asking(COSTS, who) for who in ("all", "lookup", "needed")}
+    results = {who: replay.run([whole(text)], 1) for who, replay in found.items()}
+    # One round finds out that lookup has no more to say.
+    assert results["needed"].num_rounds <= results["all"].num_rounds + 1
+    assert results["lookup"].num_rounds > results["all"].num_rounds
+    assert found["lookup"].num_computed == 0
+    assert 0 < found["needed"].num_computed < found["all"].num_computed
+    assert results["needed"].seconds < results["all"].seconds
+
+
+@pytest.mark.parametrize("kind", ["code", "prose", "edits"])
+def test_asking_as_needed_is_hardly_ever_worse_than_asking_all(kind: str) -> None:
+    record = load(RECORD)
+    for temperature, gain in ((0.0, 0.97), (0.8, 1.02)):
+        requests = [whole(t) for t in record if (t.kind, t.temperature) == (kind, temperature)]
+        needed, everybody = (
+            Asking(LARGE, who).run(requests, 1).seconds_per_token for who in ("needed", "all")
+        )
+        assert needed < gain * everybody

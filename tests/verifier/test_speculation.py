@@ -38,9 +38,17 @@ class Scene:
         assert isinstance(message, DraftRequest)
         return message
 
-    async def round(self, answer: list[int], *, votes: list[Vote] | None = None) -> Draft:
-        """A round in which the voter answers with these tokens; the draft that came of it."""
-        drafting = asyncio.create_task(self.speculation.draft(self.session, ALL, 0.2))
+    async def round(
+        self,
+        answer: list[int],
+        *,
+        votes: list[Vote] | None = None,
+        way: Way = ALL,
+        emitted: tuple[int, ...] = (7,),
+    ) -> tuple[DraftRequest, Draft]:
+        """A round in which the voter answers with these tokens: what was asked, and the draft that
+        came of it."""
+        drafting = asyncio.create_task(self.speculation.draft(self.session, way, 0.2))
         request = await self.asked()
         self.speculation.deliver(
             Draft(
@@ -55,15 +63,15 @@ class Scene:
             )
         )
         draft = await drafting
-        self.settle(draft)
-        return draft
+        self.settle(draft, emitted)
+        return request, draft
 
-    def settle(self, draft: Draft) -> None:
-        emitted = self.session.emit([7])
+    def settle(self, draft: Draft, emitted: tuple[int, ...] = (7,)) -> None:
+        emitted_now = self.session.emit(emitted)
         self.session.settle(
             draft.tokens,
             draft.votes,
-            emitted,
+            emitted_now,
             Took(0.0, 0.5, 0.0, 2),
             Times(forward_s=0.5, rest_s=0.5),
         )
@@ -88,7 +96,7 @@ async def scene() -> AsyncIterator[Scene]:
 async def test_the_first_request_has_the_whole_context_and_later_ones_what_is_new(
     scene: Scene,
 ) -> None:
-    draft = await scene.round([7, 8])
+    _, draft = await scene.round([7, 8])
     assert draft.tokens == [7, 8]
     first = await anext(scene.to_drafter)
     await scene.round([])
@@ -102,6 +110,34 @@ async def test_the_first_request_has_the_whole_context_and_later_ones_what_is_ne
     assert (second.outcome.pass_s, second.outcome.round_s) == (0.5, 1.0)
 
 
+async def test_those_that_compute_are_asked_where_looking_up_does_not_do(scene: Scene) -> None:
+    lookup = Instance("drafter.lookup", "drafter", "ngram", "drafter.lookup", {"kind": "lookup"})
+    await scene.registry.announce(lookup)
+    needed = Way("needed")
+
+    def votes(*proposed: int) -> list[Vote]:
+        return [Vote("ngram", list(proposed), 0, 1.0, True), Vote("small", [5], 0, 1.0, True)]
+
+    seven, more = [7, 7, 7], (7, 7, 7, 7)
+    first, _ = await scene.round(seven, votes=votes(7, 7, 7, 3), way=needed, emitted=more)
+    second, _ = await scene.round(seven, votes=votes(7, 7, 7)[:1], way=needed, emitted=more)
+    third, _ = await scene.round([4, 4], votes=votes(4, 4)[:1], way=needed, emitted=(7,))
+    fourth, _ = await scene.round(
+        [*seven, 8], votes=votes(7, 7, 7), way=needed, emitted=(*more[1:], 8, 1)
+    )
+    last, _ = await scene.round([7], way=needed)
+    assert sorted(first.drafters) == ["ngram", "small"]
+    assert second.drafters == third.drafters == ["ngram"]
+    assert sorted(fourth.drafters) == ["ngram", "small"], "it was wrong"
+    assert sorted(last.drafters) == ["ngram", "small"], "the others knew more"
+    asked = [await anext(scene.to_drafter) for _ in range(3)]
+    assert [(m.start, m.tokens) for m in asked if isinstance(m, DraftRequest)] == [
+        (0, [1, 2, 3]),
+        (3, [7] * 9),
+        (12, [7, 7, 7, 8, 1]),
+    ]
+
+
 async def test_a_drafter_that_lost_the_context_is_sent_all_of_it(scene: Scene) -> None:
     await scene.round([7], votes=[Vote("small", [], 0, 1.0, False)])
     await scene.round([])
@@ -111,11 +147,11 @@ async def test_a_drafter_that_lost_the_context_is_sent_all_of_it(scene: Scene) -
 
 @pytest.mark.parametrize("answer", [[8, VOCAB_SIZE, 9], [8, -1], [8]])
 async def test_a_draft_ends_at_what_is_no_token(scene: Scene, answer: list[int]) -> None:
-    assert (await scene.round(answer)).tokens == [8]
+    assert (await scene.round(answer))[1].tokens == [8]
 
 
 async def test_a_draft_is_not_longer_than_was_asked_for(scene: Scene) -> None:
-    assert len((await scene.round([8] * 40)).tokens) == 4
+    assert len((await scene.round([8] * 40))[1].tokens) == 4
 
 
 async def test_a_late_draft_is_not_waited_for_and_still_tells_the_length(scene: Scene) -> None:
@@ -140,7 +176,7 @@ async def test_a_silent_voter_is_asked_and_not_waited_for_until_it_speaks(scene:
         assert scene.session.round == number + 1
     assert [(await scene.asked()).round for _ in range(4)] == [0, 1, 2, 3]
     scene.speculation.deliver(Draft(scene.session.id, 3, [9], [0.9], 4, 0.0, 0.0, []))
-    assert (await scene.round([7])).tokens == [7]
+    assert (await scene.round([7]))[1].tokens == [7]
 
 
 async def test_another_voter_takes_the_place_of_a_silent_one(scene: Scene) -> None:
