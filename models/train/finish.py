@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from transformers import LlamaForCausalLM
 from models.train import card, family
 from models.train.data import KINDS, IntArray, Stream
 from models.train.family import Member
-from shared.lm.sampling import draw
+from shared.lm.sampling import Place, draw
 from shared.messages import Sampling
 
 NUM_TEXTS, PROMPT_LENGTH, TEXT_LENGTH = 48, 64, 96
@@ -104,24 +103,26 @@ def _write(target: LlamaForCausalLM, prompts: IntArray, temperature: float) -> I
     for _ in range(TEXT_LENGTH):
         output = target(input_ids=fresh, past_key_values=cache, use_cache=True)
         cache = output.past_key_values
-        logits = output.logits[:, -1].numpy()
-        rows = zip(range(len(ids)), logits, strict=True)
-        new = [draw(row, _sampling(temperature, n), ids[n], 0) for n, row in rows]
-        ids = np.concatenate([ids, np.array(new)[:, None]], axis=1)
+        places = _places(len(ids), ids.shape[1], temperature)
+        new = draw(output.logits[:, -1].numpy(), places)
+        ids = np.concatenate([ids, new[:, None]], axis=1)
         fresh = torch.from_numpy(ids[:, -1:])
     return ids
 
 
 def _draws(model: LlamaForCausalLM, texts: IntArray, temperature: float) -> IntArray:
     """What the model draws at each position after the prompt, given the text before it."""
-    drawn = np.zeros((len(texts), TEXT_LENGTH), np.int64)
     logits = model(input_ids=torch.from_numpy(texts)).logits.numpy()
-    for n, position in product(range(len(texts)), range(TEXT_LENGTH)):
-        place = PROMPT_LENGTH + position
-        row = logits[n, place - 1]
-        drawn[n, position] = draw(row, _sampling(temperature, n), texts[n, :place], 0)
-    return drawn
+    drawn = [
+        draw(logits[:, position - 1], _places(len(texts), position, temperature))
+        for position in range(PROMPT_LENGTH, PROMPT_LENGTH + TEXT_LENGTH)
+    ]
+    return np.stack(drawn, axis=1)
 
 
-def _sampling(temperature: float, seed: int) -> Sampling:
-    return Sampling(temperature=temperature, seed=seed)
+def _places(num_texts: int, position: int, temperature: float) -> list[Place]:
+    """Of the same position in each text, with a seed of its own; no penalty asks for tokens."""
+    return [
+        Place(Sampling(temperature=temperature, seed=n), (), position, PROMPT_LENGTH)
+        for n in range(num_texts)
+    ]
