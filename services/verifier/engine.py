@@ -170,10 +170,11 @@ class Engine:
         num_emitted = sum(map(len, passed.emitted))
         if num_emitted:
             self._usual.observe(num_emitted, num_tokens)
-            if self._ended is not None:
-                self._drafting.observe(load, num_emitted, now - self._ended)
-        if num_emitted or self._ended is None:
-            self._ended = now
+        # What prompts take says nothing of how drafts are had.
+        holds_prompts = any(share.job.draft is None for share in shares)
+        if self._ended is not None and not holds_prompts:
+            self._drafting.observe(load, num_emitted, now - self._ended)
+        self._ended = now
 
     def close(self) -> None:
         """Waits for the pass in flight and ends the thread."""

@@ -11,7 +11,8 @@ pytest.importorskip("torch")
 
 import torch
 
-from models.train import distillation, family, training
+from models.train import distillation, family, finish, training
+from models.train.data import KINDS, Stream
 from models.train.family import Member
 from models.train.muon import Muon, orthogonal
 from models.train.training import Budget, Run, train
@@ -125,3 +126,22 @@ def test_drafters_learn_the_target_from_what_it_says_once(tmp_path: Path) -> Non
     assert [run.step for run in runs] == [100, 100]
     assert all(run.loss < 0.7 * first for run in runs)
     assert all((tmp_path / name / "place.json").exists() for name in ("one", "other"))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_whoever_is_the_target_agrees_with_all_of_its_text(
+    temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "NUM_TEXTS", 4)
+    monkeypatch.setattr(finish, "TEXT_LENGTH", 8)
+    torch.manual_seed(3)
+    target, other = family.build(TINY).eval(), family.build(TINY).eval()
+    small, wide = (member.name for member in family.DRAFTERS)
+    tokens = np.random.default_rng(3).integers(4, 4096, 500).astype(np.uint16)
+    found = finish._acceptance(
+        {family.TARGET.name: target, small: target, wide: other},
+        dict.fromkeys(KINDS, Stream(tokens)),
+        temperature,
+    )
+    assert found.alone[small] == found.any_of_them == 1.0
+    assert found.alone[wide] == found.all_of_them < 0.5

@@ -232,3 +232,24 @@ async def test_what_prompts_share_is_computed_once(
     assert next_turn.num_reused_tokens == 48
     expected = decode_plainly(plain, next_turn.request.prompt, 20, GREEDY)
     assert expected == next_turn.tokens[next_turn.num_prompt_tokens :]
+
+
+async def test_what_prompts_take_is_not_laid_to_drafting(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    observed: list[int] = []
+    monkeypatch.setattr(
+        engine._drafting, "observe", lambda load, num_tokens, seconds: observed.append(num_tokens)
+    )
+    one, other = session(1, 20), session(2, 12)
+    with engine.seat(one), engine.seat(other):
+        while one.num_uncached > 1:
+            await engine.prefill(one)
+        assert observed == []
+        one.emit((await engine.verify(one, [], [])).tokens)
+        assert observed == [1]
+        found, _ = await asyncio.gather(engine.verify(one, [], []), engine.prefill(other))
+        one.emit(found.tokens)
+        assert observed == [1], "a prompt was in the pass"
+        await engine.verify(one, [], [])
+        assert observed == [1, 1]
