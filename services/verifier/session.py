@@ -28,15 +28,15 @@ class DrafterTally:
     num_votes_won: int = 0
     weight: float = 1.0
 
-    def add(self, vote: Vote, draft: Sequence[int], emitted: Sequence[int]) -> None:
-        """Counts one vote, now that the target has emitted its tokens for the round."""
+    def add(self, vote: Vote, draft: Sequence[int], num_agreed: int) -> None:
+        """Counts one vote, now that it is known with how many of its tokens the target agreed."""
         self.weight = vote.weight
         if not vote.tokens:
             return
         self.num_proposals += 1
         self.num_proposed_tokens += len(vote.tokens)
         self.num_ready_tokens += vote.num_ready
-        self.num_agreed_tokens += common_length(vote.tokens, emitted)
+        self.num_agreed_tokens += num_agreed
         self.num_votes_won += bool(draft) and common_length(vote.tokens, draft) == len(draft)
 
 
@@ -130,7 +130,8 @@ class Session:
         )
         self.num_agreed = {vote.drafter: common_length(vote.tokens, emitted) for vote in votes}
         for vote in votes:
-            self.tallies.setdefault(vote.drafter, DrafterTally()).add(vote, draft, emitted)
+            tally = self.tallies.setdefault(vote.drafter, DrafterTally())
+            tally.add(vote, draft, self.num_agreed[vote.drafter])
         self.round += 1
 
     def report(self) -> GenerationReport:

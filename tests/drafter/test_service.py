@@ -132,7 +132,7 @@ async def test_it_drafts_ahead_while_nobody_asks(
     await voter.ask(small, request([5, 6, 7, 8], length=4, request_id="q", ahead=True))
     assert (await voter.proposal()).tokens == text[:4]
     # Nothing is sent when it is done, and what it is asked next would interrupt it.
-    while drafted._value.get() < before + 5:  # noqa: ASYNC110
+    while drafted._value.get() < before + 5:  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0)
     await voter.ask(small, request(text[:5], start=4, number=1, length=4, request_id="q"))
     proposal = await voter.proposal()

@@ -35,7 +35,7 @@ async def test_replicas_join_and_leave_under_load(stack: Stack, answers: list[st
     before = {service: {c.id for c in stack.containers(service)} for service in MORE}
     load = Load(stack.gateways)
     async with load.running():
-        await asyncio.sleep(PEACE_S)
+        await asyncio.sleep(PEACE_S)  # the load itself is what is wanted
         await asyncio.to_thread(stack.scale_to, MORE)
         new = {s: [c for c in stack.containers(s) if c.id not in before[s]] for s in MORE}
         assert {s: len(found) for s, found in new.items()} == {
@@ -72,5 +72,5 @@ def _seconds_to_work(service: str, container: Container) -> float:
         values = re.findall(rf"^{WORK[service]}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
         if sum(map(float, values)) > 0:
             break
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(LOOK_EVERY_S)  # a container that starts sends no word
     return time.time() - started.timestamp()
