@@ -4,7 +4,8 @@ SHELL := /bin/bash
 VENV ?= .venv
 PORT ?= 8080
 E2E ?= e2e
-SYSTEMS ?= quorum:plain,quorum:auto
+SUITES ?= loads
+PEERS_PYTHON ?= $(PY)
 PY := $(VENV)/bin/python
 # The first of these that runs and is at least 3.11 (a pyenv shim may exist and not run).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
@@ -73,8 +74,8 @@ soak: $(VENV)/.test ## half an hour of load on the compose stack: nothing may gr
 bench: $(VENV)/.bench ## tokens per second, with all drafters and with none
 	$(PY) -m benchmarks.generation
 
-bench-llm: $(VENV)/.bench-llm ## Quorum beside its own plain decoding, by workload; SYSTEMS= adds others (takes hours with all)
-	$(PY) -m benchmarks.llm --systems "$(SYSTEMS)"
+bench-llm: $(VENV)/.bench-llm ## Quorum beside its own plain decoding, by load; SUITES="peers ablation redis large" for more, PEERS_PYTHON= has the peers (hours)
+	$(PY) -m benchmarks.llm $(SUITES) --peers-python $(PEERS_PYTHON)
 
 train: ## train the shipped models again (CPU or GPU)
 	$(PYTHON) -m venv $(VENV)-train

@@ -9,13 +9,16 @@ import asyncio
 import json
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import grow
 from benchmarks.generation import ROOT, system
@@ -27,6 +30,7 @@ THREADS = 2
 DRAFTERS = ("quorum-draft-small", "quorum-draft-wide")
 START_TIMEOUT_S = 120.0
 FEWEST_PROMPTS = 4
+LAG = "event_loop_lag_seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +53,21 @@ class Run:
     outputs: list[object] = field(repr=False)
     acceptance: float | None = None
     """Tokens for each row of a target pass that was not a prompt's."""
-    drafting: float | None = None
-    """Share of the rounds' time that went by waiting for drafters at work."""
-    control: float | None = None
-    """Share that went neither there nor into forward passes: votes, messages, waiting, sampling."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Of the rounds' time, by what it went into (the response's `seconds`)."""
+    ready: float | None = None
+    """Share of the proposed tokens that had been drafted ahead, of draft models that compute."""
 
 
 class Contestant(Protocol):
     """A system that is loaded and waits."""
 
+    version: str
+
     def run(self, cell: Cell, max_tokens: int) -> Run: ...
+
+    def late_share(self) -> float | None:
+        """How often its event loop came more than 2 ms late to what it was to do, if it tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,14 @@ class Quorum:
     """Through the REST door."""
 
     url: str
+    version: str = f"onnxruntime {metadata.version('onnxruntime')}"
+
+    def late_share(self) -> float | None:
+        """Of the gateway's process, since it started; embedded, that is all of Quorum."""
+        text = urllib.request.urlopen(f"{self.url}/metrics").read().decode()
+        (lag,) = (f for f in text_string_to_metric_families(text) if f.name == LAG)
+        buckets = {s.labels["le"]: s.value for s in lag.samples if s.name == f"{LAG}_bucket"}
+        return 1 - buckets["0.002"] / buckets["+Inf"]
 
     def run(self, cell: Cell, max_tokens: int) -> Run:
         return asyncio.run(self._run(cell, max_tokens))
@@ -90,16 +107,17 @@ class Quorum:
             )
             seconds = time.perf_counter() - started
         reports = [answer["metrics"]["speculative_decoding"] for answer in answers]
-        total = sum(sum(report["seconds"].values()) for report in reports)
-        drafting = sum(report["seconds"]["drafting"] for report in reports)
-        forward = sum(report["seconds"]["forward_pass"] for report in reports)
+        spent = {name: sum(r["seconds"][name] for r in reports) for name in reports[0]["seconds"]}
         num_passes = sum(report["num_target_passes"] for report in reports)
+        models = [d for report in reports for d in report["drafters"] if d["name"] in DRAFTERS]
+        num_proposed = sum(drafter["num_proposed_tokens"] for drafter in models)
+        num_ready = sum(drafter["num_ready_tokens"] for drafter in models)
         return Run(
             seconds,
             [answer["choices"][0]["text"] for answer in answers],
             len(answers) * max_tokens / num_passes,
-            drafting / total,
-            1 - (drafting + forward) / total,
+            {name: value / sum(spent.values()) for name, value in spent.items()},
+            num_ready / num_proposed if num_proposed else None,
         )
 
     async def until_ready(self) -> None:
@@ -123,6 +141,10 @@ class Peer:
     """A worker process of benchmarks/peers."""
 
     process: subprocess.Popen[str]
+    version: str = ""
+
+    def late_share(self) -> float | None:
+        return None
 
     def run(self, cell: Cell, max_tokens: int) -> Run:
         job = {"prompts": cell.prompts(), "max_tokens": max_tokens, "seed": 0,
@@ -204,11 +226,10 @@ def contestant(
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                          text=True, cwd=ROOT) as process,
     ):  # fmt: skip
-        peer = Peer(process)
-        peer.ask({"target": str(target.hugging_face), "draft": draft, "mode": mode,
+        ready = Peer(process).ask({"target": str(target.hugging_face), "draft": draft, "mode": mode,
                   "precision": precision, "threads": THREADS, "work": str(WORK / "peers"),
                   "num_draft_tokens": draft_length})  # fmt: skip
-        yield peer
+        yield Peer(process, ready["version"])
         assert process.stdin is not None
         process.stdin.close()
 

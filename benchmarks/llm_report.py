@@ -1,4 +1,4 @@
-"""What benchmarks.llm makes of its samples: a table, the figures that were set as goals, a plot.
+"""What benchmarks.llm makes of its samples: a table, the figures that were set as goals.
 
 Speeds differ more between kinds of prompts than between systems. So a system is compared with
 another one kind by kind, by medians, and the mean of these ratios is given.
@@ -6,10 +6,12 @@ another one kind by kind, by medians, and the mean of these ratios is given.
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +26,79 @@ class Sample:
     num_texts: int
     tokens_per_s: float
     acceptance: float | None
-    drafting: float | None
-    control: float | None
     same_as_plain: int | None
-    """Of the texts of this run, those that are the system's own plain ones; greedy alone."""
+    """Of the texts of this run, those that are the system's own plain ones."""
+    shares: dict[str, float] = field(default_factory=dict)
+    """Of the rounds' time, by what it went into; empty for peers."""
+    ready: float | None = None
+    """Share of the draft models' tokens that had been drafted ahead."""
+
+    @property
+    def place(self) -> tuple[str, str, str, float, int]:
+        """Where it was measured."""
+        return self.target, self.system, self.kind, self.temperature, self.concurrency
+
+    @property
+    def overhead(self) -> float | None:
+        """Share of the rounds' time outside the target's forward passes."""
+        return 1 - self.shares["forward_pass"] if self.shares else None
+
+
+@dataclass(slots=True)
+class Found:
+    """What one suite found."""
+
+    date: str
+    python: str
+    cores: int
+    samples: list[Sample] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """By target and system, why there are no (more) samples of it."""
+    late_shares: dict[str, float] = field(default_factory=dict)
+    """By target and system, how often the gateway's event loop was later than 2 ms."""
+
+    def with_newer(self, newer: Found) -> Found:
+        """A newer run, and what it did not measure again."""
+        again = {sample.place for sample in newer.samples}
+        kept = [sample for sample in self.samples if sample.place not in again]
+        ran = {f"{sample.target} {sample.system}" for sample in newer.samples}
+        failed = {system: why for system, why in self.failed.items() if system not in ran}
+        return replace(
+            newer,
+            samples=kept + newer.samples,
+            versions=self.versions | newer.versions,
+            failed=failed | newer.failed,
+            late_shares=self.late_shares | newer.late_shares,
+        )
+
+
+def read(path: Path) -> dict[str, Found]:
+    """Results by suite; none where there is no file."""
+    if not path.is_file():
+        return {}
+    suites: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    return {
+        name: Found(**{**found, "samples": [Sample(*values) for values in found["samples"]]})
+        for name, found in suites.items()
+    }
+
+
+def write(results: Mapping[str, Found], path: Path) -> None:
+    """JSON, a line for each sample: its values in the order of Sample's fields."""
+    suites = []
+    for name, found in results.items():
+        head = {key: value for key, value in asdict(found).items() if key != "samples"}
+        rows = ",\n".join(json.dumps(list(asdict(sample).values())) for sample in found.samples)
+        start = json.dumps(head, indent=1)[:-2]
+        suites.append(f'{json.dumps(name)}: {start},\n "samples": [\n{rows}\n]}}')
+    path.write_text("{" + ",\n".join(suites) + "}\n")
 
 
 def table(samples: Sequence[Sample]) -> str:
     """Medians with the spread, over all kinds, and their ratio to Quorum's plain decoding."""
-    lines = ["| target | temperature | at a time | system | tokens/s | over plain | by kind "
-             "| tokens a pass | drafting | control | same texts |", "|---" * 11 + "|"]  # fmt: skip
+    lines = ["| target | temperature | at a time | system | runs | tokens/s | over plain | by kind "
+             "| tokens a pass | overhead | same texts |", "|---" * 11 + "|"]  # fmt: skip
     groups = sorted({(s.target, s.temperature, s.concurrency) for s in samples})
     for group in groups:
         inside = [s for s in samples if (s.target, s.temperature, s.concurrency) == group]
@@ -41,26 +106,52 @@ def table(samples: Sequence[Sample]) -> str:
         for name in dict.fromkeys(s.system for s in inside):
             own = [s for s in inside if s.system == name]
             kinds = dict.fromkeys(s.kind for s in own)
-            ratios = {kind: _ratio(own, base, kind) for kind in kinds} if base else {}
+            ratios = {kind: ratio(own, base, kind) for kind in kinds} if base else {}
             speeds = [s.tokens_per_s for s in own]
             compared = [s for s in own if s.same_as_plain is not None]
             num_texts = sum(s.num_texts for s in compared)
             lines.append(
-                f"| {group[0]} | {group[1]:g} | {group[2]} | {name} "
+                f"| {group[0]} | {group[1]:g} | {group[2]} | {name} | {len(own) // len(kinds)} "
                 f"| {statistics.median(speeds):.0f} ({min(speeds):.0f} to {max(speeds):.0f}) "
                 f"| {_mean(ratios.values())} "
-                f"| {', '.join(f'{kind} {ratio:.2f}' for kind, ratio in ratios.items())} "
-                f"| {_mean(s.acceptance for s in own)} | {_mean(s.drafting for s in own)} "
-                f"| {_mean(s.control for s in own)} "
+                f"| {', '.join(f'{kind} {value:.2f}' for kind, value in ratios.items())} "
+                f"| {_mean(s.acceptance for s in own)} | {_mean(s.overhead for s in own)} "
                 f"| {sum(s.same_as_plain or 0 for s in compared)}/{num_texts} |"
             )
     return "\n".join(lines)
 
 
-def _ratio(own: Sequence[Sample], base: Sequence[Sample], kind: str) -> float:
+def spent(samples: Sequence[Sample]) -> str:
+    """What the rounds' time of each Quorum system went into, %, and how much of what draft models
+    proposed had been drafted ahead."""
+    told = [s for s in samples if s.shares]
+    if not told:
+        return ""
+    names = list(told[0].shares)
+    lines = [f"| target | temperature | at a time | system | {' | '.join(names)} | ready |",
+             "|---" * (5 + len(names)) + "|"]  # fmt: skip
+    for key in sorted({(s.target, s.temperature, s.concurrency, s.system) for s in told}):
+        own = [s for s in told if (s.target, s.temperature, s.concurrency, s.system) == key]
+        means = [100 * statistics.fmean(s.shares[name] for s in own) for name in names]
+        lines.append(
+            f"| {key[0]} | {key[1]:g} | {key[2]} | {key[3]} "
+            f"| {' | '.join(f'{mean:.1f}' for mean in means)} | {_mean(s.ready for s in own)} |"
+        )
+    return "\n".join(lines)
+
+
+def ratio(own: Sequence[Sample], base: Sequence[Sample], kind: str) -> float:
     """Of medians: one prompt kind after the other, since they differ more than systems do."""
     mine = statistics.median(s.tokens_per_s for s in own if s.kind == kind)
     return mine / statistics.median(s.tokens_per_s for s in base if s.kind == kind)
+
+
+def speed(samples: Sequence[Sample]) -> float:
+    """Mean of the kinds' medians, tokens/s."""
+    kinds = {s.kind for s in samples}
+    return statistics.fmean(
+        statistics.median(s.tokens_per_s for s in samples if s.kind == kind) for kind in kinds
+    )
 
 
 def _mean(values: Iterable[float | None]) -> str:
@@ -81,6 +172,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, float]:
         "over_best_peer_c8": _over_best_peer(samples, 8),
         "overhead_share_c1": _overhead(samples, 1),
         "overhead_share_c8": _overhead(samples, 8),
+        "fraction_of_limit_c1": _fraction_of_limit(samples, 1),
         "speedup_700m_c1": _over(samples, "quorum:auto:int8", "quorum:plain:int8", 1, "700m"),
     }
     return {name: figure for name, figure in found.items() if figure is not None}
@@ -101,7 +193,7 @@ def _over(
     base = _cell(samples, other, concurrency, target)
     if not own or not base:
         return None
-    return statistics.fmean(_ratio(own, base, kind) for kind in {s.kind for s in own})
+    return statistics.fmean(ratio(own, base, kind) for kind in {s.kind for s in own})
 
 
 def _worst(samples: Sequence[Sample]) -> float | None:
@@ -114,7 +206,7 @@ def _worst(samples: Sequence[Sample]) -> float | None:
             for system in ("quorum:auto", "quorum:plain")
         )  # fmt: skip
         if own and base:
-            ratios += [_ratio(own, base, kind) for kind in {s.kind for s in own}]
+            ratios += [ratio(own, base, kind) for kind in {s.kind for s in own}]
     return min(ratios, default=None)
 
 
@@ -127,10 +219,7 @@ def _over_best_peer(samples: Sequence[Sample], concurrency: int) -> float | None
     for name in {s.system for s in inside}:
         own = [s for s in inside if s.system == name]
         if all(s.same_as_plain in (None, s.num_texts) for s in own):
-            kinds = {s.kind for s in own}
-            speeds[name] = statistics.fmean(
-                statistics.median(s.tokens_per_s for s in own if s.kind == kind) for kind in kinds
-            )
+            speeds[name] = speed(own)
     ours = [speed for name, speed in speeds.items() if name.startswith("quorum:auto")]
     theirs = [speed for name, speed in speeds.items() if not name.startswith("quorum:")]
     return max(ours) / max(theirs) if ours and theirs else None
@@ -138,48 +227,12 @@ def _over_best_peer(samples: Sequence[Sample], concurrency: int) -> float | None
 
 def _overhead(samples: Sequence[Sample], concurrency: int) -> float | None:
     """Share of the rounds' time outside the target's forward passes."""
-    shares = [
-        s.drafting + s.control
-        for s in _cell(samples, "quorum:auto", concurrency)
-        if s.drafting is not None and s.control is not None
-    ]
-    return statistics.fmean(shares) if shares else None
+    shares = [s.overhead for s in _cell(samples, "quorum:auto", concurrency)]
+    known = [share for share in shares if share is not None]
+    return statistics.fmean(known) if known else None
 
 
-def draw(samples: Sequence[Sample], path: Path) -> None:
-    """Speed over plain decoding by requests at a time: a panel for each target and temperature, a
-    line for each system, a thin one for each kind of prompts."""
-    import matplotlib.pyplot as plt
-
-    panels = sorted({(s.target, s.temperature) for s in samples})
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(5 * len(panels), 4), squeeze=False, sharey=True
-    )
-    for axis, (target, temperature) in zip(axes[0], panels, strict=True):
-        inside = [s for s in samples if (s.target, s.temperature) == (target, temperature)]
-        loads = sorted({s.concurrency for s in inside})
-        base = {load: [s for s in inside if (s.system, s.concurrency) == ("quorum:plain", load)]
-                for load in loads}  # fmt: skip
-        for name in dict.fromkeys(s.system for s in inside if s.system != "quorum:plain"):
-            own = {load: [s for s in inside if (s.system, s.concurrency) == (name, load)]
-                   for load in loads}  # fmt: skip
-            drawn = [load for load in loads if own[load] and base[load]]
-            if not drawn:
-                continue
-            kinds = sorted({s.kind for s in inside if s.system == name})
-            ratios = {
-                kind: [_ratio(own[load], base[load], kind) for load in drawn] for kind in kinds
-            }
-            means = [statistics.fmean(column) for column in zip(*ratios.values(), strict=True)]
-            (line,) = axis.plot(drawn, means, marker="o", label=name)
-            for values in ratios.values():
-                axis.plot(drawn, values, linewidth=0.6, alpha=0.5, color=line.get_color())
-        axis.axhline(1.0, color="gray", linewidth=0.8)
-        axis.set(xscale="log", xlabel="requests at a time", title=f"{target}, T = {temperature:g}")
-        axis.set_xticks(loads, [str(load) for load in loads])
-        axis.minorticks_off()
-        axis.legend()
-    axes[0][0].set_ylabel("tokens/s over plain decoding")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+def _fraction_of_limit(samples: Sequence[Sample], concurrency: int) -> float | None:
+    """The speed as a fraction of what it would be if only forward passes took time."""
+    overhead = _overhead(samples, concurrency)
+    return None if overhead is None else 1 - overhead

@@ -25,6 +25,11 @@ class Sampling:
     logit_bias: dict[int, float] = field(default_factory=dict)
 
     @property
+    def is_argmax(self) -> bool:
+        """Whether a draw is the token of the largest logit, as it is."""
+        return self.temperature == 0 and not self.logit_bias and not self.is_penalized
+
+    @property
     def is_penalized(self) -> bool:
         """Whether a draw depends on which tokens came before."""
         return (self.presence_penalty, self.frequency_penalty) != (0, 0) or (

@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("models/train/.work"))
     parser.add_argument("--out", type=Path, default=Path("models"))
     parser.add_argument("--target", type=Path, help="an exported target; none is trained then")
+    parser.add_argument("--drafters", type=Path, help="exported ones to go on from, by name")
     parser.add_argument("--target-minutes", type=float, default=66)
     parser.add_argument("--drafter-minutes", type=float, default=60, help="for all of them")
     parser.add_argument("--generate-minutes", type=float, default=8)
@@ -52,13 +53,21 @@ def main() -> None:
         train([run], partial(_batch, training), _next_token_loss)
     if arguments.until == "target":
         return
-    distillation.train_drafters(
-        target, training, work, arguments.generate_minutes, arguments.drafter_minutes
-    )
+    file = work / "generated.npy"
+    generated = distillation.generate(target, training, file, arguments.generate_minutes * 60)
+    drafters = {
+        member.name: shipped.load(member, arguments.drafters / member.name)
+        if arguments.drafters
+        else family.build(member)
+        for member in family.DRAFTERS
+    }
+    budget = Budget(arguments.drafter_minutes * 60)
+    distillation.distil(drafters, target, generated, training, work, budget)
     if arguments.until == "drafters":
         return
     trained = family.DRAFTERS if arguments.target else (family.TARGET, *family.DRAFTERS)
-    finish.evaluate_and_export(trained, work, arguments.out, held_out)
+    is_continued = arguments.drafters is not None
+    finish.evaluate_and_export(trained, work, arguments.out, held_out, is_continued)
 
 
 def _check_tokenizer(target: Path, work: Path) -> None:

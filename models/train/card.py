@@ -19,6 +19,7 @@ def render(
     place: dict[str, float],
     perplexity: dict[str, float],
     acceptances: Sequence[Acceptance],
+    is_continued: bool = False,
 ) -> str:
     """README.md of one model."""
     is_target = member is family.TARGET
@@ -33,6 +34,7 @@ def render(
         if is_target
         else f"KL divergence to `{family.TARGET.name}`, {NUM_GENERATED} of {BATCH} windows the target's own text, the others the corpus"
     )
+    begun = "" if is_target or not is_continued else "; begun from the weights released before"
     return f"""# {member.name}
 
 {role}
@@ -46,7 +48,7 @@ def render(
 | Weights | stored in fp16, computed in fp32 |
 | Data | source files of the Python standard library and of {len(PACKAGES)} packages (no tests; at most {MAX_PACKAGE_CHARS / 1e6:g} MB of a package), and questions and answers made from their docstrings; {HELD_OUT_PERCENT} % of the files, by hash of their path, held out |
 | Licence | the data is permissively licensed: PSF-2.0 (the standard library), {_licences()}; the weights are under this repository's licence |
-| Training | {taught}; Muon and AdamW; {place["step"]:.0f} steps, {place["num_tokens"] / 1e6:.1f} M tokens, {place["elapsed_s"] / 60:.0f} minutes on two CPU cores that {"other work" if is_target else "the other drafter and other work"} shared |
+| Training | {taught}; Muon and AdamW; {place["step"]:.0f} steps, {place["num_tokens"] / 1e6:.1f} M tokens, {place["elapsed_s"] / 60:.0f} minutes on two CPU cores that {"other work" if is_target else "the other drafter and other work"} shared{begun} |
 | Training loss | {place["loss"]:.3f} |
 | Held-out perplexity | code {perplexity["code"]:.1f}, chat {perplexity["chat"]:.1f} (per token of this tokenizer) |
 

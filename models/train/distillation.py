@@ -8,6 +8,7 @@ learn its whole distribution at each position (forward KL), from nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import torch
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from models.train import family
 from models.train.data import IntArray, Stream
 from models.train.training import MICRO_BATCH, Budget, LossOf, Run, mixed_precision, train
 
@@ -29,28 +29,27 @@ NUM_NEW_TOKENS = 192
 TEMPERATURES = (0.0, 0.7, 1.0)
 
 
-def train_drafters(
+def distil(
+    drafters: Mapping[str, LlamaForCausalLM],
     target: LlamaForCausalLM,
-    training: dict[str, Stream],
+    generated: Stream,
+    training: Mapping[str, Stream],
     work: Path,
-    generate_minutes: float,
-    drafter_minutes: float,
+    budget: Budget,
 ) -> None:
-    """Generates the target's text, once, then trains the drafters on it."""
+    """Trains the drafters, each in a folder of `work` by its name, until their common budget is
+    spent."""
     target.eval()
-    generated = _generated(target, training, work / "generated.npy", generate_minutes * 60)
-    budget = Budget(drafter_minutes * 60)
-    runs = [
-        Run(family.build(member).to(target.device), work / member.name, budget)
-        for member in family.DRAFTERS
-    ]
+    runs = [Run(model.to(target.device), work / name, budget) for name, model in drafters.items()]
     train(runs, partial(_batch, training, generated), _divergence_from(target))
 
 
-def _generated(
-    target: LlamaForCausalLM, training: dict[str, Stream], file: Path, budget_s: float
+def generate(
+    target: LlamaForCausalLM, training: Mapping[str, Stream], file: Path, budget_s: float
 ) -> Stream:
-    """Text that the target continues from training prompts: greedy, cooled and free."""
+    """Text that the target continues from training prompts: greedy, cooled and free. What the file
+    holds from before is taken."""
+    target.eval()
     if not file.exists():
         rng = np.random.default_rng(SEED)
         torch.manual_seed(SEED)
@@ -87,7 +86,7 @@ def _continue(target: LlamaForCausalLM, prompts: torch.Tensor, temperature: floa
     return generated.cpu().numpy()
 
 
-def _batch(training: dict[str, Stream], generated: Stream, step: int) -> IntArray:
+def _batch(training: Mapping[str, Stream], generated: Stream, step: int) -> IntArray:
     rng = np.random.default_rng((SEED, step))
     num_corpus = BATCH - NUM_GENERATED - NUM_CHATS
     windows = [

@@ -36,9 +36,14 @@ class Acceptance:
 
 
 def evaluate_and_export(
-    trained: Sequence[Member], work: Path, out: Path, held_out: dict[str, Stream]
+    trained: Sequence[Member],
+    work: Path,
+    out: Path,
+    held_out: dict[str, Stream],
+    is_continued: bool = False,
 ) -> None:
-    """Writes `out`/<name> for each trained member: graph, tokenizer, manifest and README.md."""
+    """Writes `out`/<name> for each trained member: graph, tokenizer, manifest and README.md.
+    `is_continued`: the drafters did not begin from nothing, but from those exported before."""
     members = (family.TARGET, *family.DRAFTERS)
     models = {m.name: LlamaForCausalLM.from_pretrained(work / m.name).eval() for m in members}
     perplexities = {
@@ -52,7 +57,7 @@ def evaluate_and_export(
         arguments = [str(work / member.name), str(out / member.name), "--precision", "fp16"]
         subprocess.run([*command, *arguments], check=True)
         place = json.loads((work / member.name / "place.json").read_text())
-        text = card.render(member, place, perplexities[member.name], acceptances)
+        text = card.render(member, place, perplexities[member.name], acceptances, is_continued)
         (out / member.name / "README.md").write_text(text)
     print(json.dumps({"perplexity": perplexities}, indent=2))
     print(acceptances)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 import numpy as np
@@ -57,11 +58,14 @@ class InPlaceDecoder:
         check_rows_fit(rows, self.manifest, self.max_slots)
         slots = [row.slot for row in rows]
         low, high = min(slots), max(slots)
-        places = _place(rows, low, high, self._fewest_places)
+        shape = tuple((row.slot - low, len(row.tokens), row.num_logits) for row in rows)
+        places = _place(shape, high - low + 1, self._fewest_places)
         starts = self._live[low : high + 1].copy()
         starts[[slot - low for slot in slots]] = [row.start for row in rows]
         self._grow(int(starts.max()) + places.padded.shape[1])
-        logits = self._run(low, high, places, starts)
+        ids = list(chain.from_iterable(row.tokens for row in rows))
+        ids += [0] * (places.num_tokens - len(ids))
+        logits = self._run(low, high, np.array([ids]), places, starts)
         self._live[slots] = [row.start + len(row.tokens) for row in rows]
         ends = np.cumsum([row.num_logits for row in rows])
         return [logits[end - row.num_logits : end] for row, end in zip(rows, ends, strict=True)]
@@ -79,13 +83,15 @@ class InPlaceDecoder:
         self._caches.write(slot, start, block)
         self._live[slot] = end
 
-    def _run(self, low: int, high: int, places: Places, starts: IntArray) -> FloatArray:
+    def _run(
+        self, low: int, high: int, ids: IntArray, places: Places, starts: IntArray
+    ) -> FloatArray:
         positions = starts[:, None] + np.arange(places.padded.shape[1])
         # Each token sees all of its slot up to itself.
         visible = np.arange(self._caches.length) <= positions[:, :, None]
         bias = np.where(visible, np.float32(0), MASKED)[:, None]
         binding = self._binding(low, high)
-        binding.bind_cpu_input("input_ids", places.ids[None])
+        binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("padded_indices", places.padded)
         binding.bind_cpu_input("flat_indices", places.flat)
         # Padding may reach beyond the last position that the rotary tables know.
@@ -116,8 +122,8 @@ class InPlaceDecoder:
 class Places:
     """Where the N tokens of a pass are in its flat line, and in its B rows of T places."""
 
-    ids: IntArray
-    """[N]: all rows, one after the other."""
+    num_tokens: int
+    """N: all rows, one after the other, and a dummy behind a single token."""
     padded: IntArray
     """[B, T]: the token, by its index in the line, at each place; 0 where there is none."""
     flat: IntArray
@@ -126,23 +132,24 @@ class Places:
     """The tokens whose logits are wanted, in the order of the rows."""
 
 
-def _place(rows: Sequence[Row], low: int, high: int, fewest: int) -> Places:
-    """Rows get `fewest` places at least."""
-    lengths = np.array([len(row.tokens) for row in rows])
-    ids = np.fromiter(chain.from_iterable(row.tokens for row in rows), np.int64)
-    if len(ids) < FEWEST:
-        ids, lengths = np.append(ids, 0), np.array([FEWEST])
-    width = max(fewest, int(lengths.max()))
+@lru_cache(maxsize=1024)
+def _place(rows: tuple[tuple[int, int, int], ...], num_slots: int, fewest: int) -> Places:
+    """For rows (slot, number of tokens, of logits), which get `fewest` places at least. Remembered,
+    since most passes have the shape of one before."""
+    lengths = np.array([length for _, length, _ in rows])
     ends = np.cumsum(lengths)
-    line = np.arange(len(ids))
-    row_starts = np.repeat([(row.slot - low) * width for row in rows], lengths)
-    flat = row_starts + line - np.repeat(ends - lengths, lengths)
-    padded = np.zeros((high - low + 1, width), np.int64)
-    padded.ravel()[flat] = line
     wanted = [
         index
-        for row, end in zip(rows, np.cumsum([len(row.tokens) for row in rows]), strict=True)
-        for index in range(end - row.num_logits, end)
+        for (_, _, num_logits), end in zip(rows, ends.tolist(), strict=True)
+        for index in range(end - num_logits, end)
     ]
     logits = np.array(wanted + (wanted[:1] or [0]) * (FEWEST - len(wanted)), np.int64)
-    return Places(ids, padded, flat, logits)
+    if ends[-1] < FEWEST:
+        lengths = ends = np.array([FEWEST])
+    width = max(fewest, int(lengths.max()))
+    line = np.arange(ends[-1])
+    row_starts = np.repeat([slot * width for slot, _, _ in rows], lengths)
+    flat = row_starts + line - np.repeat(ends - lengths, lengths)
+    padded = np.zeros((num_slots, width), np.int64)
+    padded.ravel()[flat] = line
+    return Places(len(line), padded, flat, logits)

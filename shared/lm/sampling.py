@@ -45,19 +45,28 @@ def draw(logits: FloatArray, places: Sequence[Place]) -> IntArray:
     frequency penalties count generated tokens, the repetition penalty prompt tokens too. Ties go
     to the lowest token id. Each row is drawn as if it were alone.
     """
-    tokens: IntArray = perturbed(logits, places).argmax(axis=1)
+    tokens: IntArray = logits.argmax(axis=1)
+    others = _not_argmax(places)
+    if others:
+        scores = perturbed(logits[others], [places[row] for row in others])
+        tokens[others] = scores.argmax(axis=1)
     return tokens
 
 
 def draw_with_margins(logits: FloatArray, places: Sequence[Place]) -> tuple[IntArray, FloatArray]:
     """Tokens [N] as `draw` gives them, and by how much each won over the next best, in units of
     logits over temperature."""
-    scores = perturbed(logits, places)
+    scores = perturbed(logits, places) if _not_argmax(places) else logits.copy()
     tokens = np.argmax(scores, axis=1)
     rows = np.arange(len(scores))
-    best = scores[rows, tokens]
+    best = scores[rows, tokens].astype(np.float64)
     scores[rows, tokens] = -np.inf
     return tokens, best - scores.max(axis=1)
+
+
+def _not_argmax(places: Sequence[Place]) -> list[int]:
+    """Rows that need more than their logits: copies of all in 64 bits are most of a greedy draw."""
+    return [row for row, place in enumerate(places) if not place.sampling.is_argmax]
 
 
 def perturbed(logits: FloatArray, places: Sequence[Place]) -> FloatArray:
