@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -172,7 +173,8 @@ class Target:
 
     def exported(self, precision: str) -> Path:
         folder = WORK / f"{self.name}-{precision}"
-        if not (folder / "manifest.json").is_file():
+        if _is_older(folder / "manifest.json", self.hugging_face / "model.safetensors"):
+            shutil.rmtree(folder, ignore_errors=True)
             export(str(self.hugging_face), folder, precision)
         return folder
 
@@ -188,11 +190,16 @@ def prepare(name: str) -> Target:
 
 
 def _as_hugging_face(source: Path, out: Path, size: grow.Size | None) -> None:
-    if not (out / "model.safetensors").is_file():
+    if _is_older(out / "model.safetensors", source / "model.onnx"):
         config, weights = grow.read(source)
         if size is not None:
             config, weights = grow.grow(config, weights, size)
         grow.save(config, weights, source, out)
+
+
+def _is_older(made: Path, source: Path) -> bool:
+    """Whether a file is to be made again, or for the first time."""
+    return not made.is_file() or made.stat().st_mtime < source.stat().st_mtime
 
 
 @contextmanager

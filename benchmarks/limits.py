@@ -21,7 +21,7 @@ from shared.lm.decoder import Decoder, Row, load_decoder
 
 CONTEXT = 128
 LONGEST = 8
-CHANCE = 0.67
+CHANCE = 0.83
 """Of a drafted greedy token, if either shipped draft model proposes it (their model cards)."""
 
 
