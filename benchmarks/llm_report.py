@@ -96,15 +96,16 @@ def write(results: Mapping[str, Found], path: Path) -> None:
 
 
 def table(samples: Sequence[Sample]) -> str:
-    """Medians with the spread, over all kinds, and their ratio to Quorum's plain decoding."""
+    """Medians with the spread, over all kinds, and their ratio to Quorum's plain decoding (of the
+    same precision, over the same bus)."""
     lines = ["| target | temperature | at a time | system | runs | tokens/s | over plain | by kind "
              "| tokens a pass | overhead | same texts |", "|---" * 11 + "|"]  # fmt: skip
     groups = sorted({(s.target, s.temperature, s.concurrency) for s in samples})
     for group in groups:
         inside = [s for s in samples if (s.target, s.temperature, s.concurrency) == group]
-        base = [s for s in inside if s.system == "quorum:plain"]
         for name in dict.fromkeys(s.system for s in inside):
             own = [s for s in inside if s.system == name]
+            base = [s for s in inside if s.system == plain_of(name)]
             kinds = dict.fromkeys(s.kind for s in own)
             ratios = {kind: ratio(own, base, kind) for kind in kinds} if base else {}
             speeds = [s.tokens_per_s for s in own]
@@ -119,6 +120,13 @@ def table(samples: Sequence[Sample]) -> str:
                 f"| {sum(s.same_as_plain or 0 for s in compared)}/{num_texts} |"
             )
     return "\n".join(lines)
+
+
+def plain_of(system: str) -> str:
+    """Quorum's plain decoding over the same bus and in the same precision."""
+    _, mode, *precision = system.split(":")
+    bus = "redis-" if mode.startswith("redis-") else ""
+    return ":".join(("quorum", f"{bus}plain", *precision))
 
 
 def spent(samples: Sequence[Sample]) -> str:

@@ -33,6 +33,20 @@ def test_a_system_whose_texts_cannot_be_compared_says_so() -> None:
     assert line.endswith("|  |  | 2.00 |  | 0/0 |")
 
 
+@pytest.mark.parametrize(
+    ("system", "plain"),
+    [
+        ("quorum:auto", "quorum:plain"),
+        ("quorum:redis-auto", "quorum:redis-plain"),
+        ("quorum:auto:int8", "quorum:plain:int8"),
+        ("genai:draft:int4", "quorum:plain:int4"),
+    ],
+)
+def test_a_system_is_compared_with_plain_decoding_of_its_kind(system: str, plain: str) -> None:
+    ours, theirs = sample(plain, "code", 40.0), sample(system, "code", 60.0)
+    assert " | 1.50 | code 1.50 |" in table([ours, theirs]).splitlines()[-1]
+
+
 def test_time_is_told_by_what_it_went_into_where_it_is_known() -> None:
     samples = [sample("quorum:auto", "code", 9.0), sample("genai:plain", "code", 9.0)]
     head, _, line = spent(samples).splitlines()
