@@ -10,7 +10,6 @@ import json
 import shutil
 import subprocess
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +18,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import grow
-from benchmarks.generation import ROOT, system
+from benchmarks.generation import ROOT, scrape, system
 from benchmarks.prompts import prompts
 from services.verifier.export import export
 
@@ -31,7 +29,6 @@ THREADS = 2
 DRAFTERS = ("quorum-draft-small", "quorum-draft-wide")
 START_TIMEOUT_S = 120.0
 FEWEST_PROMPTS = 4
-LAG = "event_loop_lag_seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +77,8 @@ class Quorum:
 
     def late_share(self) -> float | None:
         """Of the gateway's process, since it started; embedded, that is all of Quorum."""
-        text = urllib.request.urlopen(f"{self.url}/metrics").read().decode()
-        (lag,) = (f for f in text_string_to_metric_families(text) if f.name == LAG)
-        buckets = {s.labels["le"]: s.value for s in lag.samples if s.name == f"{LAG}_bucket"}
+        bucket = "event_loop_lag_seconds_bucket"
+        buckets = {s.labels["le"]: s.value for s in scrape(self.url) if s.name == bucket}
         return 1 - buckets["0.002"] / buckets["+Inf"]
 
     def run(self, cell: Cell, max_tokens: int) -> Run:
@@ -181,6 +177,7 @@ class Target:
 
 def prepare(name: str) -> Target:
     """The shipped target (`family`), or it grown to a size."""
+    WORK.mkdir(parents=True, exist_ok=True)
     source = ROOT / "models" / "quorum-6m"
     for drafter in DRAFTERS:
         _as_hugging_face(ROOT / "models" / drafter, WORK / "hf" / drafter, None)

@@ -21,12 +21,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample as Sampled
 
 from models.train.corpus import library_files
 
@@ -59,6 +62,13 @@ def prompts(count: int) -> list[str]:
     texts = [file.text for file in library_files() if file.is_held_out]
     long = [text for text in texts if len(text) > 4 * PROMPT_CHARS]
     return [text[PROMPT_CHARS : 2 * PROMPT_CHARS] for text in long[:count]]
+
+
+def scrape(url: str) -> Iterator[Sampled]:
+    """What a process's metrics say now, name by name and label by label."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
+        for family in text_string_to_metric_families(response.read().decode()):
+            yield from family.samples
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contestants import THREADS, WORK, Cell, contestant, prepare
+from benchmarks.contestants import THREADS, Cell, contestant, prepare
 from shared.lm.decoder import Decoder, Device, Row, load_decoder
 from shared.lm.self_test import check_rows
 
@@ -79,7 +79,6 @@ def main() -> None:
     parser.add_argument("--concurrency", default="1,8,32,64")
     parser.add_argument("--max-tokens", type=int, default=128)
     arguments = parser.parse_args()
-    WORK.mkdir(parents=True, exist_ok=True)
     names = arguments.targets.split(",")
     loads = [int(load) for load in arguments.concurrency.split(",")]
     print("| target | device | largest difference to the CPU | same greedy token | rows unequal | "

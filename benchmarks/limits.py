@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from benchmarks.contestants import THREADS, WORK, prepare
+from benchmarks.contestants import THREADS, prepare
 from shared.lm.decoder import Decoder, Row, load_decoder
 
 CONTEXT = 128
@@ -65,7 +65,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     loads = [int(load) for load in arguments.concurrency.split(",")]
-    WORK.mkdir(parents=True, exist_ok=True)
     lengths = " | ".join(f"{length}" for length in range(1, LONGEST + 1))
     print("| target | precision | at a time | ms a pass at tokens of each request: "
           f"{lengths} | perfect drafts | accepted with {CHANCE} |")  # fmt: skip

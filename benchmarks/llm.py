@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.contestants import WORK, Cell, Contestant, Run, Target, contestant, prepare
+from benchmarks.contestants import Cell, Contestant, Run, Target, contestant, prepare
 from benchmarks.generation import RESULTS
 from benchmarks.llm_plots import draw
 from benchmarks.llm_report import Found, Sample, figures, read, spent, table, write
@@ -83,7 +83,8 @@ class Turns:
     plain: dict[tuple[str, Cell], list[object]] = field(default_factory=dict)
     """What each engine said without speculation."""
 
-    def run(self, suite: Suite, arguments: argparse.Namespace) -> None:
+    def run(self, suite: Suite, arguments: argparse.Namespace) -> Iterator[None]:
+        """Yields whenever each system had its turn on every workload."""
         with ExitStack() as stack:
             running: dict[str, Contestant] = {}
             for spec in suite.systems:
@@ -100,6 +101,7 @@ class Turns:
             for repeat in range(-arguments.warm_up, arguments.repeats):
                 for cell in suite.cells():
                     self._turn(running, cell, repeat, arguments)
+                yield
             for spec, system in running.items():
                 if (share := system.late_share()) is not None:
                     self.found.late_shares[f"{self.target.name} {spec}"] = share
@@ -150,13 +152,13 @@ class Turns:
 
 
 def measure(suite: Suite, arguments: argparse.Namespace) -> Iterator[Found]:
-    """What is found so far, after each target."""
-    WORK.mkdir(parents=True, exist_ok=True)
+    """What is found so far, after each repeat: a run that is stopped keeps what it has."""
     now = datetime.now(UTC).date().isoformat()
     found = Found(now, platform.python_version(), os.cpu_count() or 0)
     for name in suite.targets:
-        Turns(prepare(name), found).run(suite, arguments)
-        yield found
+        for _ in Turns(prepare(name), found).run(suite, arguments):
+            yield found
+    yield found
 
 
 def main() -> None:

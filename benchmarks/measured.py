@@ -15,9 +15,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import aiohttp
-from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.generation import free_port, process, prompts
+from benchmarks.generation import free_port, process, prompts, scrape
 
 NUM_TOKENS = 64
 SECONDS, WARM_UP_S = 20.0, 10.0
@@ -60,7 +59,7 @@ class System:
         counts: dict[str, float] = {}
         for service, urls in self.monitors.items():
             for url in urls:
-                for name, value in _samples(url):
+                for name, value in ((s.name, s.value) for s in scrape(url)):
                     if name == "process_cpu_seconds_total":
                         cpu[service] = cpu.get(service, 0.0) + value
                     elif name.endswith(("_count", "_sum")):
@@ -74,13 +73,6 @@ class System:
             text = connection.makefile("rb").read().decode()
         fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
         return float(fields["used_cpu_user"]) + float(fields["used_cpu_sys"])
-
-
-def _samples(url: str) -> Iterator[tuple[str, float]]:
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
-        for family in text_string_to_metric_families(response.read().decode()):
-            for sample in family.samples:
-                yield sample.name, sample.value
 
 
 @contextmanager
