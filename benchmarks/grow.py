@@ -114,7 +114,7 @@ class _Grower:
         """The given values in the corner, `spread` around them; all of it in an added block."""
         given = self._given.get(name, np.zeros((0, 0), np.float32))
         shape = (given.shape[0] if rows is None else rows, columns)
-        matrix = self._random.normal(0, spread, shape).astype(np.float32)
+        matrix = self._random.standard_normal(shape, np.float32) * np.float32(spread)
         matrix[: given.shape[0], : given.shape[1]] = given
         return matrix
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from services.verifier.export import GRAPH_FILE
-from services.verifier.graph import IR_VERSION, OPSET
+from services.verifier.graph import IR_VERSION, OPSET, rewrite
 from services.verifier.precision import convert
 from shared.lm.manifest import FORMAT, Manifest, checksum
 
@@ -71,33 +71,34 @@ class _Builder:
         self.weights.append(numpy_helper.from_array(value, name))
         return name
 
-    def ints(self, *values: int) -> str:
-        name = f"ints{len(self.weights)}"
-        return self.constant(name, np.array(values, np.int64))
-
     def add(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
         output = output or f"out{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
+    def attention(self, layer: int, qkv: list[str], others: list[str], num_kv_heads: int) -> str:
+        """As onnxruntime-genai's builder writes it."""
+        caches = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        present = [name.replace("past_key_values", "present") for name in caches]
+        attended = f"attended{layer}"
+        self.nodes.append(
+            helper.make_node(
+                "GroupQueryAttention",
+                [*qkv, *caches, *others],
+                [attended, *present],
+                domain="com.microsoft",
+                num_heads=NUM_HEADS,
+                kv_num_heads=num_kv_heads,
+                do_rotary=1,
+                scale=HEAD_SIZE**-0.5,
+            )
+        )
+        return attended
+
     def norm(self, x: str, name: str) -> str:
         return self.add(
             "RMSNormalization", x, self.constant(name, np.ones(WIDTH, np.float32)), axis=-1
         )
-
-    def heads(self, x: str, count: int) -> str:
-        shaped = self.add("Reshape", x, self.ints(0, 0, count, HEAD_SIZE))
-        return self.add("Transpose", shaped, perm=[0, 2, 1, 3])
-
-    def rows(self, flat: str) -> str:
-        tokens = self.add("Squeeze", flat, self.ints(0))
-        return self.add("Gather", tokens, "padded_indices", axis=0)
-
-    def flat(self, rows: str, size: int) -> str:
-        turned = self.add("Transpose", rows, perm=[0, 2, 1, 3])
-        places = self.add("Reshape", turned, self.ints(-1, size))
-        tokens = self.add("Gather", places, "flat_indices", axis=0)
-        return self.add("Reshape", tokens, self.ints(1, -1, size))
 
 
 def _model(seed: int, noise: float, num_kv_heads: int) -> onnx.ModelProto:
@@ -111,50 +112,29 @@ def _model(seed: int, noise: float, num_kv_heads: int) -> onnx.ModelProto:
         caches += [f"past_key_values.{i}.key", f"past_key_values.{i}.value"]
         n = b.norm(x, f"norm{i}")
         sizes = {"q": NUM_HEADS, "k": num_kv_heads, "v": num_kv_heads}
-        q, k, v = (
-            b.rows(b.add("MatMul", n, b.weight(f"{p}{i}", WIDTH, heads * HEAD_SIZE, scale=1.5)))
+        qkv = [
+            b.add("MatMul", n, b.weight(f"{p}{i}", WIDTH, heads * HEAD_SIZE, scale=1.5))
             for p, heads in sizes.items()
-        )
-        q = b.add("RotaryEmbedding", q, cos, sin, "position_ids", num_heads=NUM_HEADS)
-        k = b.add("RotaryEmbedding", k, cos, sin, "position_ids", num_heads=num_kv_heads)
-        for part, new in (("key", k), ("value", v)):
-            b.add(
-                "TensorScatter",
-                f"past_key_values.{i}.{part}",
-                b.heads(new, num_kv_heads),
-                "write_indices",
-                output=f"present.{i}.{part}",
-                axis=2,
-            )
-        kv = f"present.{i}.key", f"present.{i}.value"
-        q = b.add("Reshape", b.heads(q, NUM_HEADS), b.ints(0, num_kv_heads, -1, 0))
-        bias = b.add("Concat", *["attention_bias"] * (NUM_HEADS // num_kv_heads), axis=2)
-        a = b.add("Attention", q, *kv, bias)
-        a = b.add("Reshape", a, b.ints(0, NUM_HEADS, -1, 0))
-        a = b.flat(a, NUM_HEADS * HEAD_SIZE)
+        ]
+        a = b.attention(i, qkv, ["lengths", "longest", cos, sin], num_kv_heads)
         x = b.add("Add", x, b.add("MatMul", a, b.weight(f"o{i}", NUM_HEADS * HEAD_SIZE, WIDTH)))
         h = b.add("MatMul", b.norm(x, f"mlp_norm{i}"), b.weight(f"up{i}", WIDTH, 128, scale=1.5))
         h = b.add("Mul", h, b.add("Sigmoid", h))
         x = b.add("Add", x, b.add("MatMul", h, b.weight(f"down{i}", 128, WIDTH, scale=1.5)))
-    flat = b.add("Reshape", b.norm(x, "final"), b.ints(-1, WIDTH))
-    chosen = b.add("Gather", flat, "logit_indices", axis=0)
-    b.add("MatMul", chosen, b.weight("head", WIDTH, VOCAB_SIZE, scale=3.0), output="logits")
+    head = b.weight("head", WIDTH, VOCAB_SIZE, scale=3.0)
+    b.add("MatMul", b.norm(x, "final"), head, output="logits", name="/lm_head/MatMul")
     info, int64, float32 = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.FLOAT
     cache = ["rows", num_kv_heads, "cache", HEAD_SIZE]
     inputs = [
         info("input_ids", int64, [1, "tokens"]),
-        info("padded_indices", int64, ["rows", "width"]),
-        info("flat_indices", int64, ["tokens"]),
-        info("position_ids", int64, ["rows", "width"]),
-        info("write_indices", int64, ["rows"]),
-        info("attention_bias", float32, ["rows", 1, "width", "cache"]),
-        info("logit_indices", int64, ["logits"]),
         *(info(name, float32, cache) for name in caches),
     ]
     outputs = [
-        info("logits", float32, ["logits", VOCAB_SIZE]),
+        info("logits", float32, [1, "tokens", VOCAB_SIZE]),
         *(info(name.replace("past_key_values", "present"), float32, cache) for name in caches),
     ]
     graph = helper.make_graph(b.nodes, "toy", inputs, outputs, b.weights)
     opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    rewrite(model, HEAD_SIZE, [None] * NUM_LAYERS)
+    return model

@@ -49,3 +49,16 @@ def token_price(
     `num_tokens` that is expected to emit `expected` tokens."""
     spent = seconds(num_tokens) + outside_s
     return (seconds(num_tokens + 1) - seconds(num_tokens)) * expected / spent
+
+
+def highest_gain(
+    num_requests: int, acceptance: float, longest: int, seconds: Callable[[int], float]
+) -> float:
+    """How many times the tokens per second of plain decoding drafts bring if each of their tokens
+    is accepted with the chance `acceptance`, they are at most `longest`, and cost nothing."""
+    plain = seconds(num_requests)
+    return max(
+        sum(acceptance**place for place in range(length + 1))
+        * (plain / seconds(num_requests * (length + 1)))
+        for length in range(longest + 1)
+    )

@@ -8,6 +8,10 @@ that is not at work grows old: its promise rises by a two-hundredth each period,
 highest the way is tried. So a way is tried the more rarely the less it has brought, all tries
 together cost half a hundredth of the time for each way there is, and when the way at work brings
 less than before, the others are tried at once. A new kind of load knows what the nearest one does.
+
+What has never been tried promises what the cost of passes allows if drafting itself were free, and
+no more than a little beyond what others of its like have brought: under a load that leaves drafts
+nothing to win nobody is asked for any. Plain decoding is known to bring what its passes cost.
 """
 
 from __future__ import annotations
@@ -32,6 +36,11 @@ class Way:
     num_lanes: int = 1
     ahead: bool = False
 
+    @property
+    def computes(self) -> bool:
+        """Whether draft models do, rather than tables."""
+        return self.drafters in ("all", "needed")
+
 
 WAYS = {
     "all": Way("all"),
@@ -53,7 +62,11 @@ _SKIPPED_PASSES = 4
 """Of a try, at its start: drafters have yet to read the texts."""
 _GLIMPSE_PASSES = 8
 _LOSING = 0.8
+_CLEAR_PASSES = 14
+_LAGGING = 0.93
 """A try that has brought less than this share of the best after so many passes ends early."""
+_KINSHIP = 1.2
+"""Ways whose drafts are computed differ by no more."""
 _OPTIMISM = 0.005
 """By how much the promise of a way rises in a period without it."""
 _BORROWED_AGE = 10
@@ -120,17 +133,26 @@ class Level:
             return self.num_plain_tokens > 0
         if self.tried is None or self.num_passes < _GLIMPSE_PASSES:
             return False
-        return self.num_tokens < _LOSING * self.known[self.way].gain * self.num_plain_tokens
+        is_clear = self.num_passes >= _CLEAR_PASSES and self.num_rounds >= _PERIOD_ROUNDS
+        share = _LAGGING if is_clear else _LOSING
+        return self.num_tokens < share * self.known[self.way].gain * self.num_plain_tokens
 
 
 class Drafting:
     """Chooses for one verifier."""
 
-    def __init__(self, ways: Sequence[Way], plain_rate: Callable[[int], float]) -> None:
-        """`ways` are those to choose from, the first one to begin with; `plain_rate` estimates the
-        tokens per second of plain decoding of so many requests."""
+    def __init__(
+        self,
+        ways: Sequence[Way],
+        plain_rate: Callable[[int], float],
+        highest_gain: Callable[[int], float] = lambda num_running: inf,
+    ) -> None:
+        """`ways` are those to choose from, the first one to be tried first; `plain_rate` estimates
+        the tokens per second of plain decoding of so many requests, `highest_gain` how many times
+        as much drafts could bring."""
         self._ways = ways
         self._plain_rate = plain_rate
+        self._highest_gain = highest_gain
         self._levels: dict[tuple[int, int], Level] = {}
 
     def way(self, load: Load) -> Way:
@@ -149,13 +171,22 @@ class Drafting:
         if level.is_over():
             self._decide(level, load.num_running)
 
+    def _first(self, num_running: int) -> Level:
+        plain = next((way for way in self._ways if way.drafters == "none"), None)
+        if plain is None:
+            return Level(self._ways[0])
+        # Old from the start, so that what is measured takes its place.
+        level = Level(plain, {plain: Known(1.0, 1)})
+        level.tried = self._most_promising(level, num_running)
+        return level
+
     def _level(self, load: Load) -> Level:
         """A new one begins as the nearest one works, and believes what that knows."""
-        kind = load.kind
+        kind, num_running = load.kind, load.num_running
         if kind not in self._levels:
             near = min(self._levels, key=lambda other: _distance(other, kind), default=None)
             if near is None:
-                self._levels[kind] = Level(self._ways[0])
+                self._levels[kind] = self._first(num_running)
             else:
                 level = self._levels[near]
                 age = _BORROWED_AGE * sum(_distance(near, kind))
@@ -185,17 +216,22 @@ class Drafting:
         level.tried = self._most_promising(level, num_running)
 
     def _most_promising(self, level: Level, num_running: int) -> Way | None:
-        """Of the other ways, if it promises more than the one at work brings. What has never been
-        tried promises most, but plain decoding what its passes cost."""
+        """Of the other ways, if it promises more than the one at work brings."""
         promises = {
-            way: level.known[way].promise
-            if way in level.known
-            else (1.0 if way.drafters == "none" else inf)
+            way: self._promise(way, level, num_running)
             for way in self._ways
             if way != level.way and way.num_lanes <= num_running
         }
         best = max(promises, key=promises.__getitem__, default=None)
         return best if best and promises[best] > level.known[level.way].gain else None
+
+    def _promise(self, way: Way, level: Level, num_running: int) -> float:
+        if way in level.known:
+            return level.known[way].promise
+        kin = [what.promise for other, what in level.known.items() if other.computes]
+        if way.computes and kin:
+            return min(_KINSHIP * max(kin), self._highest_gain(num_running))
+        return self._highest_gain(num_running)
 
 
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:

@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from services.verifier import metrics
 from services.verifier.acceptance import accept
 from services.verifier.batch import Job, Limits, Share, Verified, compose
-from services.verifier.draft_lengths import token_price
+from services.verifier.draft_lengths import highest_gain, token_price
 from services.verifier.drafting import AUTO, Drafting, Load, Way
 from services.verifier.pace import Absence, Usual
 from services.verifier.pass_cost import MEASURED, PassCost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
 from shared.lm.decoder import Decoder, FloatArray, Row
+
+GOOD, LONGEST = 0.9, 8
+"""Acceptance and length of drafts that are seldom surpassed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,11 @@ class Engine:
     ) -> None:
         self._decoder = decoder
         self._cost = cost
-        self._drafting = Drafting(ways, lambda num_running: num_running / cost.seconds(num_running))
+        self._drafting = Drafting(
+            ways,
+            lambda num_running: num_running / cost.seconds(num_running),
+            lambda num_running: highest_gain(num_running, GOOD, LONGEST, cost.seconds),
+        )
         self._limits = limits
         self._prefixes = prefixes
         self._thread = ThreadPoolExecutor(1, "forward-pass")

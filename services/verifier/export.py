@@ -1,4 +1,4 @@
-"""python -m services.verifier.export SOURCE OUT [--precision fp32|fp16|int8|int4]
+"""python -m services.verifier.export SOURCE OUT [--precision fp32|fp16|half|int8|int4]
 
 SOURCE is a local Hugging Face folder, a hub id, or a folder that this command wrote (to change
 its precision), or one with a plain decoder-with-past `model.onnx` (kept as it is). OUT gets the
@@ -120,7 +120,8 @@ def _save(model: object, folder: Path) -> None:
     import onnx
 
     assert isinstance(model, onnx.ModelProto)
-    if model.ByteSize() < INLINE_BYTES:
+    # ByteSize() itself fails above 2 GiB.
+    if sum(len(i.raw_data) for i in model.graph.initializer) < INLINE_BYTES:
         onnx.save(model, folder / GRAPH_FILE)
     else:
         onnx.save(
@@ -208,7 +209,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="services.verifier.export", description=__doc__)
     parser.add_argument("source", help="Hugging Face folder, hub id, or exported folder")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int4"], default="fp32")
+    parser.add_argument(
+        "--precision", choices=["fp32", "fp16", "half", "int8", "int4"], default="fp32"
+    )
     arguments = parser.parse_args(argv)
     try:
         manifest = export(arguments.source, arguments.out, arguments.precision)

@@ -9,7 +9,8 @@ rows of one multiplication, so that even a single token is several of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -87,79 +88,78 @@ class Rewriter:
     def _attention(self, node: onnx.NodeProto, window: int | None) -> None:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         num_heads, num_kv_heads = attributes["num_heads"], attributes["kv_num_heads"]
-        query, key, value = self._split(node, num_heads, num_kv_heads)
-        if attributes.get("do_rotary"):
-            cos, sin = node.input[7], node.input[8]
-            interleaved = attributes.get("rotary_interleaved", 0)
-            query = self._rotate(node, query, cos, sin, num_heads, interleaved)
-            key = self._rotate(node, key, cos, sin, num_kv_heads, interleaved)
+        query, key, value = self._heads(node, num_heads, num_kv_heads, attributes)
         past_key, past_value = node.input[3], node.input[4]
         attended, present_key, present_value = node.output[:3]
-        self._scatter(past_key, self._heads(key, num_kv_heads), present_key)
-        self._scatter(past_value, self._heads(value, num_kv_heads), present_value)
+        self._scatter(past_key, key, present_key)
+        self._scatter(past_value, value, present_value)
         options: dict[str, float] = {"scale": attributes["scale"]}
         if attributes.get("softcap", 0.0) > 0.0:
             options["softcap"] = attributes["softcap"]
-        group = num_heads // num_kv_heads
-        queries = self._add(
-            "Reshape",
-            [self._heads(query, num_heads), self._ints("group", [0, num_kv_heads, -1, 0])],
-        )
-        bias = self._repeated(self._bias(window), group)
-        scores = self._add("Attention", [queries, present_key, present_value, bias], **options)
-        heads = self._add("Reshape", [scores, self._ints("ungroup", [0, num_heads, -1, 0])])
-        transposed = self._add("Transpose", [heads], perm=[0, 2, 1, 3])
-        size = num_heads * self._head_size
-        places = self._add("Reshape", [transposed, self._ints("places", [-1, size])])
-        flat = self._add("Gather", [places, "flat_indices"], axis=0)
-        line = self._ints("line", [1, -1, size])
-        self._nodes.append(helper.make_node("Reshape", [flat, line], [attended]))
+        shared = self._ints("shared", [0, num_kv_heads, -1, 0])
+        queries = self._add("Reshape", [query, shared])
+        bias = self._repeated(self._bias(window), num_heads // num_kv_heads)
+        mixed = self._add("Attention", [queries, present_key, present_value, bias], **options)
+        self._flatten(mixed, num_heads, attended)
 
-    def _split(
-        self, node: onnx.NodeProto, num_heads: int, num_kv_heads: int
+    def _heads(
+        self,
+        node: onnx.NodeProto,
+        num_heads: int,
+        num_kv_heads: int,
+        attributes: Mapping[str, Any],
     ) -> tuple[str, str, str]:
-        """Query, key and value as rows [B, T, heads * head size], from one packed input or from
-        three, which are flat."""
+        """Query, key and value [B, heads, T, head size], turned by their positions. They come
+        packed in one flat input, or as three."""
+        packed = node.input[0]
         if node.input[1]:
-            query, key, value = (self._rows(name) for name in node.input[:3])
-            return query, key, value
-        sizes = [n * self._head_size for n in (num_heads, num_kv_heads, num_kv_heads)]
-        outputs = [f"{node.name}/{part}" for part in ("query", "key", "value")]
-        rows = self._rows(node.input[0])
-        self._nodes.append(
-            helper.make_node("Split", [rows, self._ints("split", sizes)], outputs, axis=-1)
-        )
-        return outputs[0], outputs[1], outputs[2]
+            packed = self._add("Concat", node.input[:3], axis=-1)
+        tokens = self._add("Squeeze", [packed, self._ints("only", [0])])
+        # What pads a short row is some token's.
+        rows = self._add("Gather", [tokens, "padded_indices"], axis=0)
+        split = self._add("Reshape", [rows, self._ints("heads", [0, 0, -1, self._head_size])])
+        heads = self._add("Transpose", [split], perm=[0, 2, 1, 3])
+        turned, value = self._split(heads, num_heads + num_kv_heads, num_kv_heads)
+        if attributes.get("do_rotary"):
+            interleaved = attributes.get("rotary_interleaved", 0)
+            turned = self._rotate(node, turned, interleaved)
+        query, key = self._split(turned, num_heads, num_kv_heads)
+        return query, key, value
 
-    def _rows(self, flat: str) -> str:
-        """[1, N, size] to [B, T, size]; what pads a short row is some token's."""
-        tokens = self._add("Squeeze", [flat, self._ints("only", [0])])
-        return self._add("Gather", [tokens, "padded_indices"], axis=0)
+    def _split(self, heads: str, first: int, second: int) -> tuple[str, str]:
+        outputs = [f"{heads}/first", f"{heads}/second"]
+        sizes = self._ints("split", [first, second])
+        self._nodes.append(helper.make_node("Split", [heads, sizes], outputs, axis=1))
+        return outputs[0], outputs[1]
 
-    def _rotate(
-        self, node: onnx.NodeProto, name: str, cos: str, sin: str, heads: int, interleaved: int
-    ) -> str:
+    def _rotate(self, node: onnx.NodeProto, heads: str, interleaved: int) -> str:
+        cos, sin = node.input[7], node.input[8]
         cache = next((i for i in self._graph.initializer if i.name == cos), None)
         if cache is None:
             raise ModelError(f"{node.name}: rotary tables that depend on the length (longrope)")
         rotary_size = 2 * cache.dims[1]
         return self._add(
             "RotaryEmbedding",
-            [name, cos, sin, "position_ids"],
-            num_heads=heads,
+            [heads, cos, sin, "position_ids"],
             interleaved=interleaved,
             rotary_embedding_dim=rotary_size if rotary_size < self._head_size else 0,
         )
-
-    def _heads(self, name: str, heads: int) -> str:
-        """[B, T, heads * D] to [B, heads, T, D]."""
-        shape = self._ints(f"heads_{heads}", [0, 0, heads, self._head_size])
-        return self._add("Transpose", [self._add("Reshape", [name, shape])], perm=[0, 2, 1, 3])
 
     def _scatter(self, past: str, new: str, present: str) -> None:
         self._nodes.append(
             helper.make_node("TensorScatter", [past, new, "write_indices"], [present], axis=2)
         )
+
+    def _flatten(self, mixed: str, num_heads: int, attended: str) -> None:
+        """[B, KV heads, T of each query head, head size] to the flat line [1, N, heads x size]."""
+        size = num_heads * self._head_size
+        apart = self._ints("apart", [0, num_heads, -1, 0])
+        heads = self._add("Reshape", [mixed, apart])
+        transposed = self._add("Transpose", [heads], perm=[0, 2, 1, 3])
+        places = self._add("Reshape", [transposed, self._ints("places", [-1, size])])
+        flat = self._add("Gather", [places, "flat_indices"], axis=0)
+        line = self._ints("line", [1, -1, size])
+        self._nodes.append(helper.make_node("Reshape", [flat, line], [attended]))
 
     def _bias(self, window: int | None) -> str:
         """The mask, narrowed to a sliding window where there is one."""
@@ -183,7 +183,7 @@ class Rewriter:
         positions = self._add("Unsqueeze", ["position_ids", self._ints("outer", [1, 3])])
         distance = self._add("Sub", [positions, keys])
         is_far = self._add("GreaterOrEqual", [distance, self._int(f"window_{window}", window)])
-        masked = self._constant("masked", np.array(MASKED, np.float32))
+        masked = self._float("masked", MASKED)
         return self._add("Where", [is_far, masked, "attention_bias"])
 
     def _choose_logits(self) -> None:
@@ -231,6 +231,9 @@ class Rewriter:
 
     def _int(self, name: str, value: int) -> str:
         return self._constant(name, np.array(value, np.int64))
+
+    def _float(self, name: str, value: float) -> str:
+        return self._constant(f"{name}_{value}", np.array(value, np.float32))
 
     def _constant(self, name: str, value: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> str:
         name = f"/quorum/{name}"

@@ -1,15 +1,16 @@
-"""How a graph's weights are stored: fp32, fp16 (computed in fp32), int8 or int4.
+"""How a graph's weights are stored: fp32, fp16 (computed in fp32), half, int8 or int4.
 
 fp16 halves the files and nothing else: Cast nodes widen the weights, which onnxruntime folds once
 when it loads the graph. int8 multiplies bytes: a scale for each column of the weights, and for
 each token one that its own activations give, so that a token's logits still do not depend on its
 company; sums of integers are exact in any order. int4 are blockwise weights of MatMulNBits, with
-activations in int8 (accuracy level 4).
+activations in int8 (accuracy level 4). half is for GPUs: weights, caches and arithmetic in fp16.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, MutableSequence
 
 import numpy as np
 import onnx
@@ -17,11 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from shared.errors import ModelError
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "half", "int8", "int4")
 BLOCK_SIZE = 32
 ACCURACY_LEVEL = 4
 _STORED = "/stored_as_fp16"
 _QUANTIZED = ("MatMulNBits", "MatMulIntegerToFloat")
+_LARGEST = np.float32(np.finfo(np.float16).max)
 _ZERO, _STEPS = 128, 127
 """Of a byte: what stands for 0, and the steps to either side."""
 _TINY = 1e-12
@@ -31,7 +33,12 @@ def convert(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
     """The graph in another precision. Only fp32 and fp16 graphs can be converted."""
     if any(node.op_type in _QUANTIZED for node in model.graph.node):
         raise ModelError("the model is quantized already; convert from fp32 or fp16")
+    if any(i.elem_type == TensorProto.FLOAT16 for i in _tensors(model.graph.input)):
+        raise ModelError("the model computes in fp16 already; convert from fp32 or fp16")
     widen(model)
+    if precision == "half":
+        _halve(model.graph)
+        return model
     if precision == "int8":
         Bytes(model).run()
     if precision == "int4":
@@ -67,13 +74,59 @@ def _narrow(model: onnx.ModelProto) -> None:
             continue
         name = initializer.name
         array = numpy_helper.to_array(initializer)
-        if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+        if np.abs(array).max(initial=0) > _LARGEST:
             continue
         initializer.CopyFrom(numpy_helper.from_array(array.astype(np.float16), name + _STORED))
         casts.append(helper.make_node("Cast", [name + _STORED], [name], to=TensorProto.FLOAT))
     nodes = list(graph.node)
     del graph.node[:]
     graph.node.extend([*casts, *nodes])
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """All numbers in 16 bits, but for the mask that comes in and the logits that go out."""
+    for initializer in graph.initializer:
+        if initializer.data_type == TensorProto.FLOAT:
+            initializer.CopyFrom(_half(initializer))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.t.data_type == TensorProto.FLOAT:
+                attribute.t.CopyFrom(_half(attribute.t))
+            if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", TensorProto.FLOAT):
+                attribute.i = TensorProto.FLOAT16
+        _rename(node.input, "attention_bias", "attention_bias/half")
+        _rename(node.output, "logits", "logits/half")
+    for value in (*graph.input, *graph.output):
+        if value.name.startswith(("past_key_values", "present")):
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    graph.initializer.append(numpy_helper.from_array(np.array(-_LARGEST), "lowest"))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(
+        [
+            helper.make_node("Max", ["attention_bias", "lowest"], ["attention_bias/finite"]),
+            helper.make_node(
+                "Cast", ["attention_bias/finite"], ["attention_bias/half"], to=TensorProto.FLOAT16
+            ),
+            *nodes,
+            helper.make_node("Cast", ["logits/half"], ["logits"], to=TensorProto.FLOAT),
+        ]
+    )
+
+
+def _half(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    array = np.clip(numpy_helper.to_array(tensor), -_LARGEST, _LARGEST)
+    return numpy_helper.from_array(array.astype(np.float16), tensor.name)
+
+
+def _rename(names: MutableSequence[str], old: str, new: str) -> None:
+    for place, name in enumerate(names):
+        if name == old:
+            names[place] = new
+
+
+def _tensors(values: Iterable[onnx.ValueInfoProto]) -> list[onnx.TypeProto.Tensor]:
+    return [value.type.tensor_type for value in values]
 
 
 def _quantize(model: onnx.ModelProto) -> onnx.ModelProto:

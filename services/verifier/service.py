@@ -64,6 +64,7 @@ class VerifierService(Service):
             max_slots=config.max_batch,
             num_threads=config.num_threads or os.cpu_count() or 1,
             device=config.device,
+            pass_tokens=config.pass_tokens if config.device == "cuda" else 0,
         )
         if config.self_test:
             await asyncio.to_thread(self._test_rows)

@@ -10,11 +10,14 @@ import ctypes
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from shared.errors import ModelError
-from shared.lm.decoder import Device, FloatArray
+from shared.lm.decoder import Device
 from shared.lm.manifest import Manifest
+
+Array = npt.NDArray[Any]
 
 
 class Caches(Protocol):
@@ -28,10 +31,10 @@ class Caches(Protocol):
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` tokens of a slot into another slot."""
 
-    def read(self, slot: int, start: int, end: int) -> FloatArray:
+    def read(self, slot: int, start: int, end: int) -> Array:
         """Tokens `start` to `end` of a slot: [layers x 2, KV heads, tokens, head size]."""
 
-    def write(self, slot: int, start: int, block: FloatArray) -> None:
+    def write(self, slot: int, start: int, block: Array) -> None:
         """Puts what `read` gave into a slot, from token `start` on."""
 
     def grow(self, length: int) -> None:
@@ -50,6 +53,10 @@ def _names(manifest: Manifest) -> list[str]:
     return [f"past_key_values.{layer}.{part}" for layer in layers for part in ("key", "value")]
 
 
+def _dtype(manifest: Manifest) -> np.dtype[Any]:
+    return np.dtype(np.float16 if manifest.precision == "half" else np.float32)
+
+
 def _present(name: str) -> str:
     return name.replace("past_key_values", "present")
 
@@ -60,8 +67,9 @@ class HostCaches:
     def __init__(self, manifest: Manifest, max_slots: int) -> None:
         self.length = 0
         self._names = _names(manifest)
+        self._dtype = _dtype(manifest)
         self._shape = (max_slots, manifest.num_kv_heads, manifest.head_size)
-        self._buffers: list[FloatArray] = []
+        self._buffers: list[Array] = []
 
     def bind(self, binding: onnxruntime.IOBinding, low: int, high: int) -> None:
         for name, buffer in zip(self._names, self._buffers, strict=True):
@@ -73,17 +81,17 @@ class HostCaches:
         for buffer in self._buffers:
             buffer[target, :, :length] = buffer[source, :, :length]
 
-    def read(self, slot: int, start: int, end: int) -> FloatArray:
+    def read(self, slot: int, start: int, end: int) -> Array:
         return np.stack([buffer[slot, :, start:end] for buffer in self._buffers])
 
-    def write(self, slot: int, start: int, block: FloatArray) -> None:
+    def write(self, slot: int, start: int, block: Array) -> None:
         for buffer, part in zip(self._buffers, block, strict=True):
             buffer[slot, :, start : start + part.shape[1]] = part
 
     def grow(self, length: int) -> None:
         num_slots, num_heads, head_size = self._shape
         shape = (num_slots, num_heads, length, head_size)
-        buffers = [np.zeros(shape, np.float32) for _ in self._names]
+        buffers = [np.zeros(shape, self._dtype) for _ in self._names]
         for new, old in zip(buffers, self._buffers, strict=False):
             new[:, :, : self.length] = old
         self._buffers, self.length = buffers, length
@@ -132,6 +140,7 @@ class DeviceCaches:
     def __init__(self, manifest: Manifest, max_slots: int, memory: CudaMemory) -> None:
         self.length = 0
         self._memory = memory
+        self._dtype = _dtype(manifest)
         self._names = _names(manifest)
         self._num_slots, self._num_heads = max_slots, manifest.num_kv_heads
         self._head_size = manifest.head_size
@@ -141,7 +150,7 @@ class DeviceCaches:
         shape = self._shape(high + 1 - low, self.length)
         for name, buffer in zip(self._names, self._buffers, strict=True):
             place = (
-                *(self._memory.device, 0, np.float32, shape),
+                *(self._memory.device, 0, self._dtype.type, shape),
                 buffer.data_ptr() + low * self._num_heads * self._pitch(self.length),
             )
             binding.bind_input(name, *place)
@@ -158,9 +167,9 @@ class DeviceCaches:
             )
         self._memory.finish()
 
-    def read(self, slot: int, start: int, end: int) -> FloatArray:
+    def read(self, slot: int, start: int, end: int) -> Array:
         shape = (len(self._buffers), self._num_heads, end - start, self._head_size)
-        block = np.empty(shape, np.float32)
+        block = np.empty(shape, self._dtype)
         width = self._pitch(end - start)
         for part, place in zip(block, self._places(slot, start), strict=True):
             self._memory.copy(
@@ -170,7 +179,7 @@ class DeviceCaches:
         self._memory.finish()
         return block
 
-    def write(self, slot: int, start: int, block: FloatArray) -> None:
+    def write(self, slot: int, start: int, block: Array) -> None:
         width = self._pitch(block.shape[2])
         for part, place in zip(block, self._places(slot, start), strict=True):
             self._memory.copy(
@@ -181,7 +190,7 @@ class DeviceCaches:
 
     def grow(self, length: int) -> None:
         # Zeros: what the mask hides is still multiplied, and may not be infinite.
-        zeros = np.zeros(self._shape(self._num_slots, length), np.float32)
+        zeros = np.zeros(self._shape(self._num_slots, length), self._dtype)
         buffers = [
             onnxruntime.OrtValue.ortvalue_from_numpy(zeros.copy(), self._memory.device, 0)
             for _ in self._names
@@ -205,4 +214,4 @@ class DeviceCaches:
 
     def _pitch(self, length: int) -> int:
         """Bytes of so many tokens of one head."""
-        return length * self._head_size * np.dtype(np.float32).itemsize
+        return length * self._head_size * self._dtype.itemsize

@@ -57,9 +57,15 @@ class Decoder(Protocol):
 
 
 def load_decoder(
-    folder: Path, *, max_slots: int, num_threads: int, device: Device = "cpu"
+    folder: Path,
+    *,
+    max_slots: int,
+    num_threads: int,
+    device: Device = "cpu",
+    pass_tokens: int = 0,
 ) -> Decoder:
-    """Verifies and loads an exported model. Raises ModelError."""
+    """Verifies and loads an exported model. On a GPU, logits keep their bits in any company with
+    `pass_tokens` alone (in_place_decoder.py). Raises ModelError."""
     from shared.lm.caches import make_caches
     from shared.lm.concat_decoder import ConcatDecoder
     from shared.lm.in_place_decoder import InPlaceDecoder
@@ -68,7 +74,7 @@ def load_decoder(
     session = open_session(folder / GRAPH_FILE, num_threads, device)
     if manifest.graph == "in-place":
         caches = make_caches(manifest, max_slots, device)
-        return InPlaceDecoder(manifest, session, max_slots, caches)
+        return InPlaceDecoder(manifest, session, max_slots, caches, pass_tokens)
     return ConcatDecoder(manifest, session, max_slots)
 
 

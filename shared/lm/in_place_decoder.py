@@ -10,7 +10,7 @@ context by the longest pass, or by what a step of growth adds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -42,13 +42,18 @@ class InPlaceDecoder:
         session: onnxruntime.InferenceSession,
         max_slots: int,
         caches: Caches,
+        pass_tokens: int = 0,
     ) -> None:
+        """With `pass_tokens` every run of the graph holds exactly so many tokens, padded or in
+        several runs: for devices whose kernels, and with them the bits, depend on the number."""
         self.manifest = manifest
         self.max_slots = max_slots
         self._session = session
         self._caches = caches
         # Query heads that share a key-value head are as many queries of it.
         self._fewest_places = -(-FEWEST * manifest.num_kv_heads // manifest.num_heads)
+        self._pass_tokens = pass_tokens
+        self._fewest_tokens = pass_tokens or FEWEST
         self._live = np.zeros(max_slots, np.int64)
         """Where dummies may be written: behind all that a slot's request has ever cached."""
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
@@ -56,15 +61,25 @@ class InPlaceDecoder:
 
     def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         check_rows_fit(rows, self.manifest, self.max_slots)
+        if not self._pass_tokens:
+            return self._forward(rows)
+        logits: list[list[FloatArray]] = [[] for _ in rows]
+        for pieces in in_passes(rows, self._pass_tokens):
+            parts = self._forward([piece for _, piece in pieces])
+            for (row, _), part in zip(pieces, parts, strict=True):
+                logits[row].append(part)
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in logits]
+
+    def _forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         slots = [row.slot for row in rows]
         low, high = min(slots), max(slots)
         shape = tuple((row.slot - low, len(row.tokens), row.num_logits) for row in rows)
-        places = _place(shape, high - low + 1, self._fewest_places)
+        places = _place(shape, high - low + 1, self._fewest_places, self._fewest_tokens)
         starts = self._live[low : high + 1].copy()
         starts[[slot - low for slot in slots]] = [row.start for row in rows]
         self._grow(int(starts.max()) + places.padded.shape[1])
         ids = list(chain.from_iterable(row.tokens for row in rows))
-        ids += [0] * (places.num_tokens - len(ids))
+        ids += [0] * (len(places.flat) - len(ids))
         logits = self._run(low, high, np.array([ids]), places, starts)
         self._live[slots] = [row.start + len(row.tokens) for row in rows]
         ends = np.cumsum([row.num_logits for row in rows])
@@ -120,22 +135,23 @@ class InPlaceDecoder:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where the N tokens of a pass are in its flat line, and in its B rows of T places."""
+    """Where the N tokens of a pass, those of all rows one after the other and dummies behind them,
+    are in its flat line, and in its B rows of T places."""
 
-    num_tokens: int
-    """N: all rows, one after the other, and a dummy behind a single token."""
     padded: IntArray
     """[B, T]: the token, by its index in the line, at each place; 0 where there is none."""
     flat: IntArray
-    """[N]: the place b * T + t of each token."""
+    """[N]: the place b * T + t of each token; of a dummy, the first."""
     logits: IntArray
     """The tokens whose logits are wanted, in the order of the rows."""
 
 
 @lru_cache(maxsize=1024)
-def _place(rows: tuple[tuple[int, int, int], ...], num_slots: int, fewest: int) -> Places:
-    """For rows (slot, number of tokens, of logits), which get `fewest` places at least. Remembered,
-    since most passes have the shape of one before."""
+def _place(
+    rows: tuple[tuple[int, int, int], ...], num_slots: int, fewest_places: int, fewest_tokens: int
+) -> Places:
+    """For rows (slot, number of tokens, of logits). Remembered, since most passes have the shape of
+    one before."""
     lengths = np.array([length for _, length, _ in rows])
     ends = np.cumsum(lengths)
     wanted = [
@@ -143,13 +159,38 @@ def _place(rows: tuple[tuple[int, int, int], ...], num_slots: int, fewest: int) 
         for (_, _, num_logits), end in zip(rows, ends.tolist(), strict=True)
         for index in range(end - num_logits, end)
     ]
-    logits = np.array(wanted + (wanted[:1] or [0]) * (FEWEST - len(wanted)), np.int64)
-    if ends[-1] < FEWEST:
-        lengths = ends = np.array([FEWEST])
-    width = max(fewest, int(lengths.max()))
+    width = max(fewest_places, int(lengths.max()))
     line = np.arange(ends[-1])
     row_starts = np.repeat([slot * width for slot, _, _ in rows], lengths)
     flat = row_starts + line - np.repeat(ends - lengths, lengths)
     padded = np.zeros((num_slots, width), np.int64)
     padded.ravel()[flat] = line
-    return Places(len(line), padded, flat, logits)
+    logits = np.array(wanted, np.int64)
+    return Places(padded, _padded(flat, fewest_tokens), _padded(logits, fewest_tokens))
+
+
+def _padded(indices: IntArray, fewest: int) -> IntArray:
+    """With zeros behind, which stand for dummies: what they give is not looked at."""
+    return np.concatenate([indices, np.zeros(max(0, fewest - len(indices)), np.int64)])
+
+
+def in_passes(rows: Sequence[Row], num_tokens: int) -> Iterator[list[tuple[int, Row]]]:
+    """The rows, cut where need be, in passes of at most `num_tokens`: each piece with the place of
+    its row among all. Pieces of a row are in its order, and none shares a pass with another."""
+    pieces: list[tuple[int, Row]] = []
+    room = num_tokens
+    for place, row in enumerate(rows):
+        done = 0
+        while done < len(row.tokens):
+            tokens = row.tokens[done : done + room]
+            done += len(tokens)
+            # Logits are those of a row's last tokens.
+            num_logits = max(0, min(len(tokens), done + row.num_logits - len(row.tokens)))
+            start = row.start + done - len(tokens)
+            pieces.append((place, Row(row.slot, start, tokens, num_logits)))
+            room -= len(tokens)
+            if room == 0:
+                yield pieces
+                pieces, room = [], num_tokens
+    if pieces:
+        yield pieces

@@ -13,7 +13,7 @@ from shared.lm.decoder import Decoder, Row, load_decoder
 from shared.lm.self_test import check_rows
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 
-PRECISIONS = ("fp32", "fp16", "int8", "int4")
+PRECISIONS = ("fp32", "fp16", "half", "int8", "int4")
 NUM_SLOTS = 6
 
 
