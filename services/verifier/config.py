@@ -22,12 +22,6 @@ class VerifierConfig(Settings):
     num_threads: int = Field(
         0, ge=0, description="of a pass; 0: one per core, too many where verifiers share them"
     )
-    pass_tokens: int = Field(
-        128,
-        ge=0,
-        description="on a GPU: tokens in each run of the graph, padded, since kernels are chosen "
-        "by their number and a text's bits with them; 0: as they come, and texts may differ",
-    )
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
     prefill_delay_s: float = Field(
         0.05, gt=0, description="that a prompt may add to a pass of others"

@@ -228,10 +228,10 @@ class Drafting:
     def _promise(self, way: Way, level: Level, num_running: int) -> float:
         if way in level.known:
             return level.known[way].promise
+        plain = next((k.gain for w, k in level.known.items() if w.drafters == "none"), 1.0)
+        highest = plain * self._highest_gain(num_running) / _BETTER
         kin = [what.promise for other, what in level.known.items() if other.computes]
-        if way.computes and kin:
-            return min(_KINSHIP * max(kin), self._highest_gain(num_running))
-        return self._highest_gain(num_running)
+        return min(_KINSHIP * max(kin), highest) if way.computes and kin else highest
 
 
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:

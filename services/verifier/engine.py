@@ -146,9 +146,10 @@ class Engine:
             load = self._load()
             moves = [(m.source, m.target, m.session.num_cached) for m in self._moves]
             self._moves.clear()
+            num_seated = len(self._seated)
             try:
                 passed = await loop.run_in_executor(
-                    self._thread, self._forward, moves, rows, shares
+                    self._thread, self._forward, moves, num_seated, rows, shares
                 )
             except Exception as error:  # a failed pass fails its requests, not the engine
                 for share in shares:
@@ -234,11 +235,16 @@ class Engine:
         return shares
 
     def _forward(
-        self, moves: Sequence[tuple[int, int, int]], rows: Sequence[Row], shares: Sequence[Share]
+        self,
+        moves: Sequence[tuple[int, int, int]],
+        num_seated: int,
+        rows: Sequence[Row],
+        shares: Sequence[Share],
     ) -> Passed:
         """On the engine's thread: the pass, and the target's tokens for each share."""
         for source, target, length in moves:
             self._decoder.move(source, target, length)
+        self._decoder.free(num_seated)
         for share, row in zip(shares, rows, strict=True):
             for number, block in enumerate(share.restored):
                 start = share.restored_at + number * self._prefixes.block_tokens

@@ -25,7 +25,9 @@ _STORED = "/stored_as_fp16"
 _QUANTIZED = ("MatMulNBits", "MatMulIntegerToFloat")
 _LARGEST = np.float32(np.finfo(np.float16).max)
 _ZERO, _STEPS = 128, 127
-"""Of a byte: what stands for 0, and the steps to either side."""
+"""Of an activation's byte: what stands for 0, and the steps to either side."""
+_WEIGHT_STEPS = 64
+"""The largest with which two products, 2 x 255 x 64, fit in 16 bits."""
 _TINY = 1e-12
 
 
@@ -147,10 +149,11 @@ def _quantize(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class Bytes:
-    """Rewrites each multiplication by a constant matrix as one of unsigned bytes.
+    """Rewrites each multiplication by a constant matrix as one of bytes.
 
-    onnxruntime's kernels for signed activations are slow, those for unsigned activations and signed
-    weights overflow where the CPU has no VNNI; both unsigned is exact and fast everywhere.
+    Of onnxruntime's kernels that for unsigned activations and signed weights is the fastest, but
+    where the CPU has no VNNI it adds two products in 16 bits, which overflow. Weights of seven bits
+    keep them within: exact everywhere, and the same everywhere.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -177,17 +180,20 @@ class Bytes:
 
     def _multiply(self, activations: str, matrix: str, product: str) -> None:
         weights = numpy_helper.to_array(self._matrices[matrix]).astype(np.float64)
-        steps = np.abs(weights).max(axis=0) / _STEPS
+        steps = np.abs(weights).max(axis=0) / _WEIGHT_STEPS
         steps[steps == 0] = 1.0
-        stored = (np.round(weights / steps) + _ZERO).astype(np.uint8)
+        stored = np.round(weights / steps).astype(np.int8)
         quantized, largest = self._quantize(activations)
-        zero = self._constant("zero", np.array(_ZERO, np.uint8))
+        zeros = (
+            self._constant("zero", np.array(_ZERO, np.uint8)),
+            self._constant("weight_zero", np.array(0, np.int8)),
+        )
         inputs = [
             quantized,
             self._constant(f"{matrix}/bytes", stored),
             self._constant("one", np.array(1, np.float32)),
             self._constant(f"{matrix}/steps", (steps / _STEPS).astype(np.float32)),
-            *(zero, zero),
+            *zeros,
         ]
         scaled = f"{product}/of_the_largest"
         self._nodes += [

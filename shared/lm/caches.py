@@ -1,7 +1,7 @@
 """The KV cache of the in-place decoder: where it lies, and how a pass gets the slots that it needs.
 
-In host memory numpy copies, on a GPU CUDA's runtime. The GPU's half has run on no GPU yet: its
-tests put host memory in a GPU's place.
+In host memory numpy copies, on a GPU CUDA's runtime. The tests of the GPU's half put host memory in
+a GPU's place; benchmarks/gpu.py runs it on one.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ class Caches(Protocol):
     def write(self, slot: int, start: int, block: Array) -> None:
         """Puts what `read` gave into a slot, from token `start` on."""
 
-    def grow(self, length: int) -> None:
-        """Makes the buffers `length` long, keeping what they hold. Bindings are to be made anew."""
+    def resize(self, length: int, num_slots: int) -> None:
+        """Makes the buffers `length` long, keeping what the first `num_slots` slots hold, as far as
+        it fits. Bindings are to be made anew."""
 
 
 def make_caches(manifest: Manifest, max_slots: int, device: Device) -> Caches:
-    """Empty caches; `grow` comes first. Raises ModelError."""
+    """Empty caches; `resize` comes first. Raises ModelError."""
     if device == "cuda":
         return DeviceCaches(manifest, max_slots, CudaMemory())
     return HostCaches(manifest, max_slots)
@@ -67,9 +68,8 @@ class HostCaches:
     def __init__(self, manifest: Manifest, max_slots: int) -> None:
         self.length = 0
         self._names = _names(manifest)
-        self._dtype = _dtype(manifest)
-        self._shape = (max_slots, manifest.num_kv_heads, manifest.head_size)
-        self._buffers: list[Array] = []
+        shape = (max_slots, manifest.num_kv_heads, 0, manifest.head_size)
+        self._buffers: list[Array] = [np.zeros(shape, _dtype(manifest)) for _ in self._names]
 
     def bind(self, binding: onnxruntime.IOBinding, low: int, high: int) -> None:
         for name, buffer in zip(self._names, self._buffers, strict=True):
@@ -88,13 +88,14 @@ class HostCaches:
         for buffer, part in zip(self._buffers, block, strict=True):
             buffer[slot, :, start : start + part.shape[1]] = part
 
-    def grow(self, length: int) -> None:
-        num_slots, num_heads, head_size = self._shape
-        shape = (num_slots, num_heads, length, head_size)
-        buffers = [np.zeros(shape, self._dtype) for _ in self._names]
-        for new, old in zip(buffers, self._buffers, strict=False):
-            new[:, :, : self.length] = old
-        self._buffers, self.length = buffers, length
+    def resize(self, length: int, num_slots: int) -> None:
+        kept = min(length, self.length)
+        for place, old in enumerate(self._buffers):
+            new = np.zeros((*old.shape[:2], length, old.shape[3]), old.dtype)
+            new[:num_slots, :, :kept] = old[:num_slots, :, :kept]
+            # One after the other, so that never all are there twice.
+            self._buffers[place] = new
+        self.length = length
 
 
 class CudaMemory:
@@ -188,19 +189,17 @@ class DeviceCaches:
             )
         self._memory.finish()
 
-    def grow(self, length: int) -> None:
+    def resize(self, length: int, num_slots: int) -> None:
         # Zeros: what the mask hides is still multiplied, and may not be infinite.
         zeros = np.zeros(self._shape(self._num_slots, length), self._dtype)
         buffers = [
             onnxruntime.OrtValue.ortvalue_from_numpy(zeros.copy(), self._memory.device, 0)
             for _ in self._names
         ]
-        old_pitch, rows = self._pitch(self.length), self._num_slots * self._num_heads
+        pitch, old_pitch = self._pitch(length), self._pitch(self.length)
+        kept, rows = min(pitch, old_pitch), num_slots * self._num_heads
         for new, old in zip(buffers, self._buffers, strict=False):
-            self._memory.copy(
-                *(new.data_ptr(), self._pitch(length), old.data_ptr(), old_pitch),
-                *(old_pitch, rows),
-            )
+            self._memory.copy(new.data_ptr(), pitch, old.data_ptr(), old_pitch, kept, rows)
         self._memory.finish()
         self._buffers, self.length = buffers, length
 

@@ -28,8 +28,9 @@ class ConcatDecoder:
         self._inputs = {i.name for i in session.get_inputs()}
         self._past = sorted(name for name in self._inputs if name.startswith("past_key_values"))
         self._outputs = ["logits", *(n.replace("past_key_values", "present") for n in self._past)]
-        empty = np.zeros((1, manifest.num_kv_heads, 0, manifest.head_size), np.float32)
-        self._caches = [dict.fromkeys(self._past, empty) for _ in range(max_slots)]
+        shape = (1, manifest.num_kv_heads, 0, manifest.head_size)
+        self._empty = dict.fromkeys(self._past, np.zeros(shape, np.float32))
+        self._caches = [self._empty] * max_slots
 
     def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         check_rows_fit(rows, self.manifest, self.max_slots)
@@ -39,6 +40,9 @@ class ConcatDecoder:
         self._caches[target] = {
             name: value[:, :, :length] for name, value in self._caches[source].items()
         }
+
+    def free(self, first: int) -> None:
+        self._caches[first:] = [self._empty] * (self.max_slots - first)
 
     def read(self, slot: int, start: int, end: int) -> FloatArray:
         return np.stack([self._caches[slot][name][0, :, start:end] for name in self._past])

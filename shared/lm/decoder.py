@@ -21,6 +21,9 @@ from shared.lm.manifest import Manifest, load_manifest
 FloatArray = npt.NDArray[np.float32]
 GRAPH_FILE = "model.onnx"
 Device = Literal["cpu", "cuda"]
+GPU_PASS_TOKENS = 128
+"""In each run of the graph on a GPU, where exact reproducibility is wanted: fewer would cut large
+passes into several, more make small ones dearer (benchmarks/results/gpu.md)."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
@@ -47,6 +50,9 @@ class Decoder(Protocol):
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` cached tokens of a slot into another slot."""
+
+    def free(self, first: int) -> None:
+        """Nothing in the slots from `first` on is wanted any more."""
 
     def read(self, slot: int, start: int, end: int) -> FloatArray:
         """Keys and values of tokens `start` to `end` of a slot: [layers x 2, KV heads, tokens,

@@ -4,8 +4,8 @@ updated in place.
 The tokens of all rows go through the graph in one flat line. Attention alone sees rows, padded to
 the longest, over the contiguous slots from the lowest to the highest in use. A slot between them
 without a row of its own gets dummies behind its live tokens; padding on the right of a short row
-is the same: the next real tokens of the slot overwrite them. Hence the buffers are longer than the
-context by the longest pass, or by what a step of growth adds.
+is the same: the next real tokens of the slot overwrite them. Hence the buffers may be longer than
+the context.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ from shared.lm.caches import Caches
 from shared.lm.decoder import FloatArray, Row, check_rows_fit
 from shared.lm.manifest import Manifest
 
-FIRST_LENGTH = 256
-"""Attention costs as much as the buffer is long, so it starts short and doubles."""
+STEP = 64
+"""Attention costs as much as the buffers are long, so their length is the next multiple of this."""
+SPARE = 8
+"""Beyond it they get the eighth part of what is needed: that all is copied pays for some passes."""
+PATIENCE = 64
+"""Passes that could have done with three quarters of the length, before it is shortened."""
 MASKED = np.float32(-1e9)
 FEWEST = 2
 """Tokens in a pass, queries of a key-value head, logits: for one alone other kernels are taken,
@@ -57,7 +61,14 @@ class InPlaceDecoder:
         self._live = np.zeros(max_slots, np.int64)
         """Where dummies may be written: behind all that a slot's request has ever cached."""
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
-        self._grow(FIRST_LENGTH)
+        self._num_passes = self._most_needed = 0
+        """Since the buffers were last looked at, and the length that those needed."""
+        self._resize(STEP)
+
+    @property
+    def cache_length(self) -> int:
+        """Tokens that each slot has room for at present."""
+        return self._caches.length
 
     def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         check_rows_fit(rows, self.manifest, self.max_slots)
@@ -77,7 +88,7 @@ class InPlaceDecoder:
         places = _place(shape, high - low + 1, self._fewest_places, self._fewest_tokens)
         starts = self._live[low : high + 1].copy()
         starts[[slot - low for slot in slots]] = [row.start for row in rows]
-        self._grow(int(starts.max()) + places.padded.shape[1])
+        self._fit(int(max(starts.max() + places.padded.shape[1], self._live.max())))
         ids = list(chain.from_iterable(row.tokens for row in rows))
         ids += [0] * (len(places.flat) - len(ids))
         logits = self._run(low, high, np.array([ids]), places, starts)
@@ -92,9 +103,13 @@ class InPlaceDecoder:
     def read(self, slot: int, start: int, end: int) -> FloatArray:
         return self._caches.read(slot, start, end)
 
+    def free(self, first: int) -> None:
+        self._live[first:] = 0
+
     def write(self, slot: int, start: int, block: FloatArray) -> None:
         end = start + block.shape[2]
-        self._grow(end)
+        if end > self._caches.length:
+            self._resize(end)
         self._caches.write(slot, start, block)
         self._live[slot] = end
 
@@ -126,11 +141,28 @@ class InPlaceDecoder:
             self._bindings[low, high] = binding
         return self._bindings[low, high]
 
-    def _grow(self, length: int) -> None:
-        """Makes the caches at least `length` long, in doubling steps."""
-        if length > self._caches.length:
-            self._caches.grow(max(FIRST_LENGTH, 1 << (length - 1).bit_length()))
-            self._bindings.clear()
+    def _fit(self, needed: int) -> None:
+        """Makes the caches at least `needed` long, and shorter once they have been too long for a
+        while."""
+        if needed > self._caches.length:
+            self._resize(needed)
+            return
+        self._num_passes += 1
+        self._most_needed = max(self._most_needed, needed)
+        if self._num_passes == PATIENCE:
+            if 4 * _rounded(self._most_needed) <= 3 * self._caches.length:
+                self._resize(self._most_needed)
+            self._num_passes = self._most_needed = 0
+
+    def _resize(self, needed: int) -> None:
+        self._bindings.clear()
+        used = np.flatnonzero(self._live)
+        self._caches.resize(_rounded(needed), int(used[-1]) + 1 if len(used) else 0)
+        self._num_passes = self._most_needed = 0
+
+
+def _rounded(needed: int) -> int:
+    return -(-(needed + needed // SPARE) // STEP) * STEP
 
 
 @dataclass(frozen=True, slots=True)

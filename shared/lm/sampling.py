@@ -58,12 +58,17 @@ def draw(logits: FloatArray, places: Sequence[Place]) -> IntArray:
 def draw_with_margins(logits: FloatArray, places: Sequence[Place]) -> tuple[IntArray, FloatArray]:
     """Tokens [N] as `draw` gives them, and by how much each won over the next best, in units of
     logits over temperature."""
-    scores = perturbed(logits, places) if _not_argmax(places) else logits.copy()
-    tokens = np.argmax(scores, axis=1)
-    rows = np.arange(len(scores))
-    best = scores[rows, tokens].astype(np.float64)
-    scores[rows, tokens] = -np.inf
-    return tokens, best - scores.max(axis=1)
+    tokens, margins = np.empty(len(places), np.int64), np.empty(len(places))
+    for start in range(0, len(places), _ROWS_AT_ONCE):
+        group = slice(start, start + _ROWS_AT_ONCE)
+        is_plain = not _not_argmax(places[group])
+        scores = logits[group].copy() if is_plain else perturbed(logits[group], places[group])
+        best = scores.argmax(axis=1)
+        rows = np.arange(len(scores))
+        highest = scores[rows, best].astype(np.float64)
+        scores[rows, best] = -np.inf
+        tokens[group], margins[group] = best, highest - scores.max(axis=1)
+    return tokens, margins
 
 
 def _not_argmax(places: Sequence[Place]) -> list[int]:

@@ -1,7 +1,8 @@
 """Are a row's logits the same bits whatever shares its pass? Checked on the machine at hand.
 
 Exact reproducibility rests on it: batch composition, speculation length and chunking then change
-no token. It held on every build that was tried, but it is a property of kernels, not a law.
+no token. It held on every CPU that was tried and, in runs of one size, on a GPU
+(in_place_decoder.py), but it is a property of kernels, not a law.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The decoder: ragged batches, rewinds and chunks give the bits of a request alone."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from shared.errors import ModelError
 from shared.lm.decoder import Decoder, Row, load_decoder
+from shared.lm.in_place_decoder import PATIENCE, STEP, InPlaceDecoder, in_passes
 from shared.lm.self_test import check_rows
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 
@@ -29,6 +32,17 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         tmp_path_factory.mktemp("toy") / "m", precision=precision, num_kv_heads=num_kv_heads
     )
     return load_decoder(folder, max_slots=NUM_SLOTS, num_threads=2)
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Decoder]:
+    """Decoders of one model by the size of their runs; 0 is any."""
+    folder = write_toy(tmp_path_factory.mktemp("toy") / "m")
+    return cache(
+        lambda pass_tokens: load_decoder(
+            folder, max_slots=NUM_SLOTS, num_threads=1, pass_tokens=pass_tokens
+        )
+    )
 
 
 @pytest.fixture
@@ -69,6 +83,29 @@ def test_any_company_and_chunking_gives_the_bits_of_a_text_alone(
             expected = alone[row.slot][row.start : row.start + len(row.tokens)]
             assert np.array_equal(expected, logits)
             starts[row.slot] += len(row.tokens)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=NUM_SLOTS),
+    num_logits=st.integers(0, 40),
+    pass_tokens=st.integers(2, 50),
+)
+def test_runs_of_a_fixed_size_give_the_same_bits(
+    sized: Callable[[int], Decoder], lengths: list[int], num_logits: int, pass_tokens: int
+) -> None:
+    """As a GPU needs them: padded, and rows cut where a run is full."""
+    rows = [
+        Row(slot, 0, tokens(slot, length), min(length, num_logits))
+        for slot, length in enumerate(lengths)
+    ]
+    runs = list(in_passes(rows, pass_tokens))
+    assert all(sum(len(row.tokens) for _, row in run) == pass_tokens for run in runs[:-1])
+    for row, expected, found in zip(
+        rows, sized(0).forward(rows), sized(pass_tokens).forward(rows), strict=True
+    ):
+        assert found.shape == (row.num_logits, VOCAB_SIZE)
+        assert np.array_equal(found, expected)
 
 
 def test_a_rewind_forgets_what_came_after(decoder: Decoder) -> None:
@@ -122,6 +159,22 @@ def test_growing_buffers_keep_every_request(fresh: Decoder) -> None:
     assert np.array_equal(expected[20:], logits)
     (again,) = fresh.forward([Row(3, MAX_CONTEXT - 1, long[-1:], 1)])
     assert np.isfinite(again).all()
+
+
+def test_buffers_shorten_once_nobody_needs_their_length(fresh: Decoder) -> None:
+    assert isinstance(fresh, InPlaceDecoder)
+    long, short = tokens(5, 400), tokens(6, 30)
+    (expected,) = fresh.forward([Row(1, 0, short, 30)])
+    fresh.forward([Row(3, 0, long, 0)])
+    full = fresh.cache_length
+    for first in (4, 2):
+        # Only then is the long request gone.
+        fresh.free(first)
+        for _ in range(PATIENCE):
+            (logits,) = fresh.forward([Row(1, 20, short[20:], 10)])
+        assert np.array_equal(expected[20:], logits)
+        assert fresh.cache_length == (full if first == 4 else STEP)
+    assert full >= 400
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ places = st.builds(
 )
 
 
-@given(st.lists(places, min_size=1, max_size=8), st.integers(0, 99), st.sampled_from([1.0, 6.0]))
+@given(st.lists(places, min_size=1, max_size=20), st.integers(0, 99), st.sampled_from([1.0, 6.0]))
 def test_a_row_is_drawn_as_if_it_were_alone(rows: list[Place], seed: int, spread: float) -> None:
     logits = np.random.default_rng(seed).normal(0, spread, (len(rows), 300)).astype(np.float32)
     together, margins = draw_with_margins(logits, rows)

@@ -2,10 +2,11 @@
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.verifier.draft_lengths import choose_lengths, token_price
+from services.verifier.draft_lengths import choose_lengths, highest_gain, token_price
 from services.verifier.pass_cost import PassCost
 
 probabilities = st.lists(st.floats(0.0, 1.0), max_size=4).map(
@@ -44,6 +45,20 @@ def test_the_price_is_where_one_more_token_stops_to_pay() -> None:
 
     price = token_price(2.0, 4, seconds)
     assert (2.0 + price) / seconds(5) == 2.0 / seconds(4)
+
+
+@given(st.floats(0.0, 1.0), st.integers(1, 4), costs)
+def test_the_highest_gain_is_that_of_the_best_lengths(acceptance, num_requests, seconds) -> None:
+    survival = [acceptance**place for place in range(1, 5)]
+    (length,) = choose_lengths([survival], 1, lambda tokens: seconds(tokens * num_requests))
+    rate = (1 + sum(survival[:length])) / seconds((1 + length) * num_requests)
+    expected = pytest.approx(rate * seconds(num_requests))
+    assert highest_gain(num_requests, acceptance, 4, seconds) == expected
+
+
+def test_drafts_can_bring_nothing_where_a_token_costs_as_much_as_a_request() -> None:
+    assert highest_gain(32, 0.9, 8, lambda tokens: float(tokens)) == 1.0
+    assert highest_gain(32, 1.0, 8, lambda _: 1.0) == 9.0
 
 
 @given(st.lists(st.tuples(st.integers(1, 300), st.floats(0.001, 10.0)), max_size=60))

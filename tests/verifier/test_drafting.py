@@ -78,6 +78,26 @@ def test_plain_decoding_that_promises_more_is_tried_at_once() -> None:
     assert ways["none"] > 50
 
 
+def test_what_cannot_pay_is_never_tried() -> None:
+    rates: Rates = {"all": 50.0, "lookup": 60.0, "none": 100.0}
+    drafting = Drafting(WAYS, lambda _: 100.0, lambda num_running: 1.0 if num_running > 4 else 3.0)
+    assert play(drafting, rates, 1000)[0] == {"all": 0, "lookup": 0, "none": 1000}
+    assert play(drafting, rates, 300, Load(2, 0))[0]["all"] > 0
+
+
+def test_a_try_that_loses_is_over_after_a_glimpse() -> None:
+    """Whatever else computes drafts is then not worth one either."""
+    ways = (Way("needed"), Way("all", ahead=True), Way("needed", 2), Way("lookup"), Way("none"))
+    rates: Rates = {"needed": 60.0, "all": 60.0, "lookup": 98.0, "none": 100.0}
+    drafting = Drafting(ways, lambda _: 100.0)
+    computed = 0
+    for _ in range(128):
+        way = drafting.way(EIGHT)
+        computed += way.computes
+        drafting.observe(EIGHT, 20, 20 / rates[way.drafters])
+    assert 0 < computed < 12
+
+
 def test_each_kind_of_load_has_its_own_way() -> None:
     drafting = Drafting(WAYS, lambda _: 100.0)
     kinds: dict[Load, Rates] = {

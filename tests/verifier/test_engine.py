@@ -46,7 +46,8 @@ class Watched:
         self.passes: list[list[Row]] = []
         self.fails_at: int | None = None
         self._decoder = decoder
-        self.move, self.read, self.write = decoder.move, decoder.read, decoder.write
+        self.move, self.free = decoder.move, decoder.free
+        self.read, self.write = decoder.read, decoder.write
 
     def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         self.passes.append(list(rows))
