@@ -76,6 +76,7 @@ class Engine:
         self._jobs: list[Job] = []
         self._wanted = asyncio.Event()
         self._seated: list[Session] = []
+        self._num_sampled = 0
         self._moves: list[Move] = []
         self._ended: float | None = None
         """When the last pass did, if requests have been in work ever since."""
@@ -91,8 +92,7 @@ class Engine:
         return self._drafting.way(self._load())
 
     def _load(self) -> Load:
-        num_sampled = sum(session.request.sampling.temperature > 0 for session in self._seated)
-        return Load(len(self._seated), num_sampled)
+        return Load(len(self._seated), self._num_sampled)
 
     @property
     def price(self) -> float:
@@ -106,10 +106,13 @@ class Engine:
         """Holds a cache slot for the session. The caller keeps to the decoder's `max_slots`."""
         session.slot = len(self._seated)
         self._seated.append(session)
+        is_sampled = session.request.sampling.temperature > 0
+        self._num_sampled += is_sampled
         metrics.REQUESTS_RUNNING.set(len(self._seated))
         try:
             yield
         finally:
+            self._num_sampled -= is_sampled
             self._away.pop(session.id, None)
             last = self._seated.pop()
             if last is not session:

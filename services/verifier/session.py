@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 from shared.messages import (
     DrafterReport,
@@ -114,8 +114,7 @@ class Session:
         times: Times,
     ) -> None:
         """Closes a round: what was drafted, what came of it, and where the time went."""
-        spent = [sum(pair) for pair in zip(astuple(self.times), astuple(times), strict=True)]
-        self.times = Times(*spent)
+        self.times += times
         num_accepted = common_length(draft, emitted)
         self.per_round.append((len(draft), num_accepted))
         since = self.outcome or Outcome(self.round, 0, 0, 0, 0.0, 0.0, 0)
@@ -125,7 +124,7 @@ class Session:
             since.num_draft_tokens + len(draft),
             since.num_accepted_tokens + num_accepted,
             since.pass_s + took.duration_s,
-            since.round_s + sum(astuple(times)),
+            since.round_s + times.total_s,
             took.num_running,
         )
         self.num_agreed = {vote.drafter: common_length(vote.tokens, emitted) for vote in votes}
