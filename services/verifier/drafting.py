@@ -73,7 +73,8 @@ _BORROWED_AGE = 10
 """Of what is known from another kind of load, periods more for each step between them."""
 _BETTER = 1.03
 """Only what brings so many times as much is more than chance."""
-_RATE = 0.3
+_RATE, _TRY_RATE = 0.3, 0.5
+"""Of what is known, the part that a period at work and a try replace."""
 
 
 def lookup_suffices(num_agreed: int, num_accepted: int) -> bool:
@@ -104,13 +105,18 @@ class Known:
 
     gain: float
     age: int = 0
+    is_lent: bool = False
+    """By another kind of load, and not seen under this one."""
 
     @property
     def promise(self) -> float:
         return self.gain * (1 + _OPTIMISM * self.age)
 
     def older(self, periods: int) -> Known:
-        return Known(self.gain, self.age + periods)
+        return Known(self.gain, self.age + periods, self.is_lent)
+
+    def lent(self, distance: int) -> Known:
+        return Known(self.gain, self.age + _BORROWED_AGE * distance, True)
 
 
 @dataclass(slots=True)
@@ -157,6 +163,8 @@ class Drafting:
 
     def way(self, load: Load) -> Way:
         """How to work under this load."""
+        if load.num_running == 0:
+            return self._ways[0]
         level = self._level(load)
         return level.tried or level.way
 
@@ -171,27 +179,23 @@ class Drafting:
         if level.is_over():
             self._decide(level, load.num_running)
 
-    def _first(self, num_running: int) -> Level:
-        plain = next((way for way in self._ways if way.drafters == "none"), None)
-        if plain is None:
-            return Level(self._ways[0])
-        # Old from the start, so that what is measured takes its place.
-        level = Level(plain, {plain: Known(1.0, 1)})
-        level.tried = self._most_promising(level, num_running)
-        return level
-
     def _level(self, load: Load) -> Level:
-        """A new one begins as the nearest one works, and believes what that knows."""
-        kind, num_running = load.kind, load.num_running
+        """A new one believes what the nearest one knows. It decodes plainly unless what promises
+        most shows at once that it brings more."""
+        kind = load.kind
         if kind not in self._levels:
             near = min(self._levels, key=lambda other: _distance(other, kind), default=None)
-            if near is None:
-                self._levels[kind] = self._first(num_running)
-            else:
-                level = self._levels[near]
-                age = _BORROWED_AGE * sum(_distance(near, kind))
-                known = {way: what.older(age) for way, what in level.known.items()}
-                self._levels[kind] = Level(level.way, known)
+            plain = next((way for way in self._ways if way.drafters == "none"), None)
+            way = plain or self._ways[0]
+            known = {way: Known(1.0)} if plain else {}
+            if near is not None:
+                distance = sum(_distance(near, kind))
+                lender = self._levels[near]
+                way = plain or lender.way
+                known = {way: what.lent(distance) for way, what in lender.known.items()}
+            level = self._levels[kind] = Level(way, known)
+            if way in known:
+                level.tried = self._most_promising(level, load.num_running)
         return self._levels[kind]
 
     def _decide(self, level: Level, num_running: int) -> None:
@@ -200,20 +204,26 @@ class Drafting:
         level.num_passes, level.num_rounds = 0, 0
         level.num_tokens, level.num_plain_tokens = 0, 0.0
         worked = level.tried or level.way
-        before = level.known.get(worked)
         for way in level.known.keys() - {level.way}:
             level.known[way] = level.known[way].older(1)
+        is_plain = worked.drafters == "none"
+        known = self._learned(level.known.get(worked), gain, level.tried is not None, is_plain)
+        level.known[worked] = known
         if level.tried is not None:
-            level.known[worked] = Known(gain)
             # Where it makes no difference, nobody needs to draft.
-            enough = 1.0 if worked.drafters == "none" else _BETTER
-            if gain > enough * level.known[level.way].gain:
+            judged, enough = (known.gain, 1.0) if is_plain else (gain, _BETTER)
+            if judged > enough * level.known[level.way].gain:
                 level.way = worked
-        elif before is None or before.age:
-            level.known[worked] = Known(gain)
-        else:
-            level.known[worked] = Known(before.gain + _RATE * (gain - before.gain))
         level.tried = self._most_promising(level, num_running)
+
+    @staticmethod
+    def _learned(before: Known | None, gain: float, is_try: bool, is_plain: bool) -> Known:
+        """A period may have had a busy machine: what was known still counts, unless another load
+        lent it. Of plain decoding the cost of its passes always says more than one period."""
+        if before is None or (before.is_lent and not is_plain):
+            return Known(gain)
+        rate = _TRY_RATE if is_try else _RATE
+        return Known(before.gain + rate * (gain - before.gain))
 
     def _most_promising(self, level: Level, num_running: int) -> Way | None:
         """Of the other ways, if it promises more than the one at work brings."""

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.verifier.precision import PRECISIONS
 from shared.errors import ModelError
 from shared.lm.decoder import Decoder, Row, load_decoder
 from shared.lm.in_place_decoder import PATIENCE, STEP, InPlaceDecoder, in_passes
 from shared.lm.self_test import check_rows
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 
-PRECISIONS = ("fp32", "fp16", "half", "int8", "int4")
 NUM_SLOTS = 6
 
 

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from services.verifier.export import export, main
+from services.verifier.precision import PRECISIONS
 from shared.errors import ModelError
 from shared.lm.decoder import Decoder, Row, load_decoder
 from shared.lm.self_test import check_rows
@@ -137,7 +138,7 @@ def test_greedy_continuation_is_that_of_generate(source: Path, exported: Path) -
     assert decode_plainly(decoder, prompt, 48, Sampling(temperature=0.0)) == expected
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_rows_are_equal_bit_for_bit(exported: Path, tmp_path: Path, precision: str) -> None:
     result = check_rows(load(exported, tmp_path / "out", precision))
     assert result.num_compared > 300
@@ -148,11 +149,15 @@ def test_an_exported_model_can_change_its_precision(llama: Path, tmp_path: Path)
     (prompt,) = texts(40)
     exact = load(llama, tmp_path / "fp32").forward([Row(0, 0, prompt, 40)])[0]
     # Root mean square of the error over that of the logits: the largest error differs by machine.
-    for precision, tolerance in (("fp16", 0.002), ("int8", 0.06), ("int4", 0.6)):
+    tolerances = (("fp16", 0.002), ("half", 0.01), ("int8", 0.1), ("int4", 0.6))
+    for precision, tolerance in tolerances:
         again = load(tmp_path / "fp32", tmp_path / precision, precision)
         assert again.manifest.precision == precision
         (logits,) = again.forward([Row(0, 0, prompt, 40)])
         assert 0 < np.square(exact - logits).mean() ** 0.5 / exact.std() < tolerance
+    for computed in ("half", "int8"):
+        with pytest.raises(ModelError, match="convert from fp32 or fp16"):
+            export(str(tmp_path / computed), tmp_path / "again", "fp32")
     # fp16 storage and back gives the same graph again.
     back = load(tmp_path / "fp16", tmp_path / "back", "fp32").forward([Row(0, 0, prompt, 40)])[0]
     stored = load_decoder(tmp_path / "fp16", max_slots=1, num_threads=1)

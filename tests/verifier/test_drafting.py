@@ -98,6 +98,21 @@ def test_a_try_that_loses_is_over_after_a_glimpse() -> None:
     assert 0 < computed < 12
 
 
+def test_a_busy_machine_is_not_blamed_on_plain_decoding() -> None:
+    rates: Rates = {"all": 80.0, "lookup": 75.0, "none": 100.0}
+    drafting = Drafting(WAYS, lambda _: 100.0)
+    play(drafting, rates, 200)
+    play(drafting, rates | {"none": 60.0}, 24)
+    ways, _ = play(drafting, rates, 400)
+    assert ways["none"] > 350
+
+
+def test_before_the_first_request_nothing_is_learned() -> None:
+    drafting = Drafting(WAYS, lambda _: 100.0)
+    assert drafting.way(Load(0, 0)) == WAYS[0]
+    assert drafting.way(Load(1, 0)) == WAYS[0]
+
+
 def test_each_kind_of_load_has_its_own_way() -> None:
     drafting = Drafting(WAYS, lambda _: 100.0)
     kinds: dict[Load, Rates] = {
