@@ -65,7 +65,7 @@ _LOSING = 0.8
 _CLEAR_PASSES = 14
 _LAGGING = 0.93
 """A try that has brought less than this share of the best after so many passes ends early."""
-_KINSHIP = 1.2
+_KINSHIP = 1.1
 """Ways whose drafts are computed differ by no more."""
 _OPTIMISM = 0.005
 """By how much the promise of a way rises in a period without it."""
@@ -151,7 +151,7 @@ class Drafting:
         self,
         ways: Sequence[Way],
         plain_rate: Callable[[int], float],
-        highest_gain: Callable[[int], float] = lambda num_running: inf,
+        highest_gain: Callable[[Load], float] = lambda load: inf,
     ) -> None:
         """`ways` are those to choose from, the first one to be tried first; `plain_rate` estimates
         the tokens per second of plain decoding of so many requests, `highest_gain` how many times
@@ -177,7 +177,7 @@ class Drafting:
             level.num_tokens += num_tokens
             level.num_plain_tokens += seconds * self._plain_rate(load.num_running)
         if level.is_over():
-            self._decide(level, load.num_running)
+            self._decide(level, load)
 
     def _level(self, load: Load) -> Level:
         """A new one believes what the nearest one knows. It decodes plainly unless what promises
@@ -195,10 +195,10 @@ class Drafting:
                 known = {way: what.lent(distance) for way, what in lender.known.items()}
             level = self._levels[kind] = Level(way, known)
             if way in known:
-                level.tried = self._most_promising(level, load.num_running)
+                level.tried = self._most_promising(level, load)
         return self._levels[kind]
 
-    def _decide(self, level: Level, num_running: int) -> None:
+    def _decide(self, level: Level, load: Load) -> None:
         """Ends a period: learns from it, and chooses the way of the next."""
         gain = level.num_tokens / level.num_plain_tokens
         level.num_passes, level.num_rounds = 0, 0
@@ -214,7 +214,7 @@ class Drafting:
             judged, enough = (known.gain, 1.0) if is_plain else (gain, _BETTER)
             if judged > enough * level.known[level.way].gain:
                 level.way = worked
-        level.tried = self._most_promising(level, num_running)
+        level.tried = self._most_promising(level, load)
 
     @staticmethod
     def _learned(before: Known | None, gain: float, is_try: bool, is_plain: bool) -> Known:
@@ -225,21 +225,21 @@ class Drafting:
         rate = _TRY_RATE if is_try else _RATE
         return Known(before.gain + rate * (gain - before.gain))
 
-    def _most_promising(self, level: Level, num_running: int) -> Way | None:
+    def _most_promising(self, level: Level, load: Load) -> Way | None:
         """Of the other ways, if it promises more than the one at work brings."""
         promises = {
-            way: self._promise(way, level, num_running)
+            way: self._promise(way, level, load)
             for way in self._ways
-            if way != level.way and way.num_lanes <= num_running
+            if way != level.way and way.num_lanes <= load.num_running
         }
         best = max(promises, key=promises.__getitem__, default=None)
         return best if best and promises[best] > level.known[level.way].gain else None
 
-    def _promise(self, way: Way, level: Level, num_running: int) -> float:
+    def _promise(self, way: Way, level: Level, load: Load) -> float:
         if way in level.known:
             return level.known[way].promise
         plain = next((k.gain for w, k in level.known.items() if w.drafters == "none"), 1.0)
-        highest = plain * self._highest_gain(num_running) / _BETTER
+        highest = plain * self._highest_gain(load) / _BETTER
         kin = [what.promise for other, what in level.known.items() if other.computes]
         return min(_KINSHIP * max(kin), highest) if way.computes and kin else highest
 

@@ -25,8 +25,12 @@ from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
 from shared.lm.decoder import Decoder, FloatArray, Row
 
-GOOD, LONGEST = 0.9, 8
-"""Acceptance and length of drafts that are seldom surpassed."""
+LONGEST = 8
+
+
+def _good(load: Load) -> float:
+    """An acceptance that drafts seldom surpass, as `LONGEST` is such a length."""
+    return 0.75 if load.num_sampled == load.num_running else 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ class Engine:
         self._drafting = Drafting(
             ways,
             lambda num_running: num_running / cost.seconds(num_running),
-            lambda num_running: highest_gain(num_running, GOOD, LONGEST, cost.seconds),
+            lambda load: highest_gain(load.num_running, _good(load), LONGEST, cost.seconds),
         )
         self._limits = limits
         self._prefixes = prefixes

@@ -80,7 +80,7 @@ def test_plain_decoding_that_promises_more_is_tried_at_once() -> None:
 
 def test_what_cannot_pay_is_never_tried() -> None:
     rates: Rates = {"all": 50.0, "lookup": 60.0, "none": 100.0}
-    drafting = Drafting(WAYS, lambda _: 100.0, lambda num_running: 1.0 if num_running > 4 else 3.0)
+    drafting = Drafting(WAYS, lambda _: 100.0, lambda load: 1.0 if load.num_running > 4 else 3.0)
     assert play(drafting, rates, 1000)[0] == {"all": 0, "lookup": 0, "none": 1000}
     assert play(drafting, rates, 300, Load(2, 0))[0]["all"] > 0
 
