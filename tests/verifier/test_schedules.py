@@ -66,6 +66,9 @@ class ToyTarget:
         self._slots[target][:length] = self._slots[source][:length]
         self._slots[source] = [-1] * 2 * MAX_CONTEXT
 
+    def free(self, first: int) -> None:
+        self._slots[first:] = [[-1] * 2 * MAX_CONTEXT for _ in self._slots[first:]]
+
     def read(self, slot: int, start: int, end: int) -> FloatArray:
         assert -1 not in self._slots[slot][start:end]
         return np.array(self._slots[slot][start:end], np.float32)[None, None, :, None]
