@@ -18,7 +18,7 @@ from operator import eq
 import numpy as np
 
 from benchmarks.contestants import THREADS, Cell, Target, contestant, prepare
-from shared.lm.decoder import Decoder, Device, Row, load_decoder
+from shared.lm.decoder import PASS_TOKENS, Decoder, Device, Row, load_decoder
 from shared.lm.self_test import check_rows
 
 SIZES = (2, 8, 32, 64, 128)
@@ -36,7 +36,11 @@ WAYS: dict[Device, list[tuple[str, Device]]] = {
 def passes(target: Target, precision: str, device: Device) -> str:
     """A row of the first table."""
     decoder = load_decoder(
-        target.exported(precision), max_slots=4, num_threads=THREADS, device=device
+        target.exported(precision),
+        max_slots=4,
+        num_threads=THREADS,
+        device=device,
+        pass_tokens=PASS_TOKENS[device],
     )
     exact = load_decoder(target.exported("fp32"), max_slots=1, num_threads=THREADS)
     text = np.random.default_rng(0).integers(0, decoder.manifest.vocab_size, NUM_COMPARED).tolist()

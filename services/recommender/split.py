@@ -11,7 +11,7 @@ Offline only: needs the onnx package. Weights in external files need not be load
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from services.recommender.layout import Pooling
 from shared.errors import ModelError
 
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _REDUCTIONS: dict[str, Pooling] = {"ReduceSum": "sum", "ReduceMean": "mean"}
 
 
@@ -58,7 +59,7 @@ class Bag:
     """A pooled lookup, and what its graph gathers for it alone."""
 
     lookup: Lookup
-    gathered: tuple[str, ...]
+    gathered: str
 
 
 class _Splitter:
@@ -83,7 +84,7 @@ class _Splitter:
 
     def run(self) -> Split:
         bags = [bag for node in self._model.graph.node for bag in self._bags(node)]
-        in_bags = {name for bag in bags for name in bag.gathered}
+        in_bags = {bag.gathered for bag in bags}
         found = [
             self._embedding(node)
             for node in self._model.graph.node
@@ -97,12 +98,10 @@ class _Splitter:
             )
         names = [name for lookup in found for name in (lookup.indices, lookup.bounds) if name]
         lookups = [
-            Lookup(
-                lookup.table,
-                _id_output(lookup.indices),
-                _id_output(lookup.bounds) if lookup.bounds else None,
-                lookup.pooling,
-                lookup.rows,
+            replace(
+                lookup,
+                indices=_id_output(lookup.indices),
+                bounds=_id_output(lookup.bounds) if lookup.bounds else None,
             )
             for lookup in found
         ]
@@ -148,26 +147,22 @@ class _Splitter:
             return
         inner = list(_inner(loop))
         made = {name: node for node in inner for name in node.output}
-        slices = {n.input[0]: n for n in inner if n.op_type == "Slice" and n.input[0] not in made}
+        cut_up = {n.input[0] for n in inner if n.op_type == "Slice"} - made.keys()
         for gather in (node for node in inner if self._gathers(node)):
             cut = made.get(gather.input[1])
             start = _through(made, cut.input[1]) if cut is not None else None
             if cut is None or cut.op_type != "Slice" or start is None or start.op_type != "Gather":
-                raise ModelError(
-                    f"a Loop reads table {gather.input[0]} in a way that is no EmbeddingBag's"
-                )
+                raise _no_bag(gather)
             yield self._bag(inner, gather, cut.input[0], start.input[0], loop.output[-1])
-        for name in slices:
+        for name in sorted(cut_up):
             gathered = self._gathered(name)
             if gathered is None:
                 continue
-            bounds = [other for other in slices if other != name]
+            bounds = sorted(cut_up - {name})
             readers = [self._only_reader(output) for output in loop.output]
             joined = [n for n in readers if n is not None and n.op_type == "ConcatFromSequence"]
             if len(bounds) != 1 or len(joined) != 1:
-                raise ModelError(
-                    f"a Loop reads table {gathered.input[0]} in a way that is no EmbeddingBag's"
-                )
+                raise _no_bag(gathered)
             indices = gathered.input[1]
             yield self._bag(inner, gathered, indices, bounds[0], joined[0].output[0])
 
@@ -189,7 +184,7 @@ class _Splitter:
             )
         # The last bag's mean is written as a sum and a quotient by the newer exporter.
         pooling: Pooling = "mean" if "ReduceMean" in kinds else "sum"
-        return Bag(Lookup(table, indices, bounds, pooling, rows), (gather.output[0],))
+        return Bag(Lookup(table, indices, bounds, pooling, rows), gather.output[0])
 
     def _gathered(self, name: str) -> onnx.NodeProto | None:
         """The Gather from a table that a value is, perhaps multiplied by weights that are all 1."""
@@ -216,21 +211,10 @@ class _Splitter:
 
     def _index_graph(self, names: Sequence[str]) -> onnx.ModelProto:
         unique = list(dict.fromkeys(names))
-        renamed = [helper.make_node("Identity", [name], [_id_output(name)]) for name in unique]
-        outputs = [
-            helper.make_tensor_value_info(_id_output(name), TensorProto.INT64, None)
-            for name in unique
-        ]
-        casts = [n for name, n in zip(unique, renamed, strict=True) if not self._is_int64(name)]
-        for node in casts:
-            node.op_type = "Cast"
-            node.attribute.append(helper.make_attribute("to", TensorProto.INT64))
-        return _part(self._model, list(self._model.graph.input), outputs, renamed)
-
-    def _is_int64(self, name: str) -> bool:
-        values = [*self._model.graph.input, *self._model.graph.value_info]
-        kinds = [v.type.tensor_type.elem_type for v in values if v.name == name]
-        return kinds == [TensorProto.INT64]
+        int64 = TensorProto.INT64
+        casts = [helper.make_node("Cast", [n], [_id_output(n)], to=int64) for n in unique]
+        outputs = [helper.make_tensor_value_info(_id_output(n), int64, None) for n in unique]
+        return _part(self._model, list(self._model.graph.input), outputs, casts)
 
     def _dense_graph(self, lookups: Sequence[Lookup]) -> onnx.ModelProto:
         graph = self._model.graph
@@ -241,7 +225,8 @@ class _Splitter:
         return _part(self._model, [*rows, *graph.input], list(graph.output), ())
 
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+def _no_bag(gather: onnx.NodeProto) -> ModelError:
+    return ModelError(f"a Loop reads table {gather.input[0]} in a way that is no EmbeddingBag's")
 
 
 def _id_output(name: str) -> str:

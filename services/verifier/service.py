@@ -23,7 +23,7 @@ from services.verifier.speculation import Speculation
 from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.errors import InvalidRequestError
-from shared.lm.decoder import GPU_PASS_TOKENS, Decoder, load_decoder
+from shared.lm.decoder import PASS_TOKENS, Decoder, load_decoder
 from shared.lm.self_test import check_rows
 from shared.messages import (
     Cancel,
@@ -64,7 +64,7 @@ class VerifierService(Service):
             max_slots=config.max_batch,
             num_threads=config.num_threads or os.cpu_count() or 1,
             device=config.device,
-            pass_tokens=GPU_PASS_TOKENS if config.device == "cuda" else 0,
+            pass_tokens=PASS_TOKENS[config.device],
         )
         if config.self_test:
             await asyncio.to_thread(self._test_rows)

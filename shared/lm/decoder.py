@@ -21,9 +21,9 @@ from shared.lm.manifest import Manifest, load_manifest
 FloatArray = npt.NDArray[np.float32]
 GRAPH_FILE = "model.onnx"
 Device = Literal["cpu", "cuda"]
-GPU_PASS_TOKENS = 128
-"""In each run of the graph on a GPU, where exact reproducibility is wanted: fewer would cut large
-passes into several, more make small ones dearer (benchmarks/results/gpu.md)."""
+PASS_TOKENS: dict[Device, int] = {"cpu": 0, "cuda": 128}
+"""In each run of the graph where exact reproducibility is wanted; 0: as they come. On a GPU, fewer
+would cut large passes into several, more make small ones dearer (benchmarks/results/gpu.md)."""
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 

@@ -18,9 +18,8 @@ from services.recommender.split import Split, split
 from shared.errors import ModelError
 
 torch = pytest.importorskip("torch")
+nn = pytest.importorskip("torch.nn")
 pytest.importorskip("onnxscript")
-
-from torch import nn  # noqa: E402
 
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(300)]
 
