@@ -22,11 +22,16 @@ CONFINED = {
     "docker": ["deploy/autoscaler/fleet.py"],
     "requests": ["deploy/autoscaler/fleet.py"],
     "msgpack": ["shared/codec.py"],
-    "onnxruntime": ["shared/lm/", "services/recommender/mlp.py", "services/verifier/precision.py"],
+    "onnxruntime": [
+        "shared/lm/",
+        "services/recommender/dense.py",
+        "services/verifier/precision.py",
+    ],
     "torch": [],
     "transformers": ["services/verifier/export.py"],
     "onnx": ["services/verifier/", "services/recommender/"],
     "tokenizers": ["services/gateway/"],
+    "llvmlite": ["services/recommender/kernel.py", "services/recommender/machine_code.py"],
     "jinja2": ["services/gateway/"],
 }
 # The science: no I/O, no clock, no bus, no global random state.
@@ -44,6 +49,10 @@ PURE = [
     "services/drafter/model.py",
     "services/drafter/ngram.py",
     "services/drafter/suffix.py",
+    "services/recommender/layout.py",
+    "services/recommender/machine_code.py",
+    "services/recommender/program.py",
+    "services/recommender/wiring.py",
     "services/recommender/planner/physical.py",
     "services/recommender/planner/profiles.py",
     "services/recommender/planner/search.py",
@@ -61,6 +70,8 @@ PURE_MAY_IMPORT = {
     "typing",
     "numpy",
     "itertools",
+    "contextlib",
+    "llvmlite",  # as a builder of text
 }
 PURE_MAY_USE = {"shared.messages", "shared.errors", *(p[:-3].replace("/", ".") for p in PURE)}
 

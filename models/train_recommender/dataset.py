@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from models.train_recommender.harvest import SourceFile
 from services.recommender.features import NamedRows, derive, rows_of
-from services.recommender.layout import ContextField
+from services.recommender.source import ContextField
 
 IntArray = npt.NDArray[np.int64]
 MIN_FILES_OF_A_MODULE = 3

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from models.train_recommender.dataset import Example, Names
 from models.train_recommender.harvest import SourceFile
 from services.recommender.features import ContextRows, derive
-from services.recommender.model import Model, Query
+from services.recommender.model import Model
 
 FloatArray = npt.NDArray[np.floating]
 Scorer = Callable[[Sequence[Example]], FloatArray]
@@ -52,11 +52,13 @@ def evaluate(
 
 def served(model: Model) -> Scorer:
     """The finished model, by the code that serves it."""
-    everything = np.arange(model.items.num_items)
+    everything = np.arange(model.num_items)
 
     def score(examples: Sequence[Example]) -> FloatArray:
-        queries = [Query(ContextRows(example.rows, 0), everything) for example in examples]
-        return np.stack(model.score(queries))
+        rankings = [
+            model.names.ranking(ContextRows(example.rows, 0), everything) for example in examples
+        ]
+        return np.stack(model.rank([ranking.query for ranking in rankings]))
 
     return score
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.train_recommender.dataset import CONTEXT_FIELDS, Example, Names, bags
-from services.recommender.features import DEFAULT_ROW
 from services.recommender.graph import Layer
 
 DIM = 32
@@ -156,7 +155,7 @@ def _mask(example: Example, rng: np.random.Generator) -> Example:
     draw = rng.random()
     if draw > MASKED_SHARE:
         return example
-    package = [DEFAULT_ROW] if draw < MASKED_SHARE / 2 else []
+    package = [CONTEXT_FIELDS[0].default_row] if draw < MASKED_SHARE / 2 else []
     return Example([package, *example.rows[1:]], example.imported, example.target, "")
 
 

@@ -6,6 +6,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -18,9 +19,11 @@ from models.train_recommender.dataset import (
 from models.train_recommender.evaluation import Figures
 from models.train_recommender.network import DIM, HIDDEN, NUM_CANDIDATE_FIELDS, Network
 from services.recommender.graph import Dots, write_graph
-from services.recommender.layout import FORMAT, CandidateField, Catalogue, Layout, Table
-from services.recommender.manifest import save_manifest
-from shared.lm.manifest import checksum
+from services.recommender.layout import Catalogue, Layout
+from services.recommender.planning import Limits
+from services.recommender.profile_file import DEFAULT, read_profile
+from services.recommender.restructure import read_source, restructure
+from services.recommender.source import CandidateField, Description, save_description
 
 MLP_FILE = "mlp.onnx"
 ROWS_FILE = "catalogue.npy"
@@ -34,12 +37,22 @@ def candidate_rows(names: Names) -> np.ndarray:
 
 
 def write_model(network: Network, names: Names, out: Path) -> Layout:
-    """Writes the folder; the manifest last."""
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.iterdir():
-        old.unlink()
-    tables = network.tables()
-    for name, table in tables.items():
+    """Writes the folder that is served, restructured from one of the weights as they are."""
+    with TemporaryDirectory() as temporary:
+        trained = Path(temporary)
+        _write_source(network, names, trained)
+        out.mkdir(parents=True, exist_ok=True)
+        for old in out.iterdir():
+            old.unlink()
+        profile = read_profile(DEFAULT)
+        layout, _ = restructure(
+            read_source(trained), out, profile, Limits(), lambda share, what: None
+        )
+    return layout
+
+
+def _write_source(network: Network, names: Names, out: Path) -> None:
+    for name, table in network.tables().items():
         np.save(out / f"{name}.npy", table)
     for file in sorted({str(field.vocabulary) for field in CONTEXT_FIELDS}):
         (out / file).write_text("".join(f"{name}\n" for name in names.of(file)))
@@ -47,20 +60,16 @@ def write_model(network: Network, names: Names, out: Path) -> Layout:
     num_fields = len(CONTEXT_FIELDS) + NUM_CANDIDATE_FIELDS
     dots = Dots(len(CONTEXT_FIELDS), NUM_CANDIDATE_FIELDS, DIM)
     write_graph(out / MLP_FILE, num_fields * DIM, network.layers(), dots)
-    layout = Layout(
-        format=FORMAT,
+    description = Description(
+        dense=MLP_FILE,
         context_fields=CONTEXT_FIELDS,
         candidate_fields=[
             CandidateField("module", "module"),
             CandidateField("module_root", "module_root"),
         ],
-        tables=[Table(name, f"{name}.npy", *table.shape) for name, table in tables.items()],
         catalogue=Catalogue(names="modules.txt", rows=ROWS_FILE, exclude="imports"),
-        mlp=MLP_FILE,
-        files={file.name: checksum(file) for file in sorted(out.iterdir())},
     )
-    save_manifest(layout, out)
-    return layout
+    save_description(description, out)
 
 
 @dataclass(frozen=True, slots=True)

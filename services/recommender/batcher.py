@@ -8,7 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from services.recommender import metrics
-from services.recommender.model import FloatArray, Model, Query
+from services.recommender.engine import Query
+from services.recommender.model import FloatArray, Model
 
 
 class Batcher:
@@ -16,13 +17,13 @@ class Batcher:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._waiting: list[tuple[Query, asyncio.Future[FloatArray]]] = []
+        self._waiting: list[tuple[Query, asyncio.Future[list[FloatArray]]]] = []
         self._wanted = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "recommender")
 
-    async def score(self, query: Query) -> FloatArray:
-        """Scores of the query's items. Raises what the model raises."""
-        result: asyncio.Future[FloatArray] = asyncio.get_running_loop().create_future()
+    async def score(self, query: Query) -> list[FloatArray]:
+        """The model's outputs for the query's items. Raises what the model raises."""
+        result: asyncio.Future[list[FloatArray]] = asyncio.get_running_loop().create_future()
         self._waiting.append((query, result))
         self._wanted.set()
         return await result
@@ -46,7 +47,7 @@ class Batcher:
                 continue
             metrics.SCORING_SECONDS.observe(time.perf_counter() - started)
             metrics.SCORING_REQUESTS.observe(len(queries))
-            metrics.SCORED_ITEMS.inc(sum(len(query.items) for query in queries))
+            metrics.SCORED_ITEMS.inc(sum(query.num_items for query in queries))
             for (_, result), scores in zip(batch, scored, strict=True):
                 if not result.done():
                     result.set_result(scores)

@@ -9,17 +9,40 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from zlib import crc32
 
-from services.recommender.layout import ContextField, Values
+from services.recommender.layout import Unknown, Values
 from shared.errors import InvalidRequestError
 
-DEFAULT_ROW = 0
+NO_ROW = -1
+"""Outside of every table: the gather reads zeros for it."""
 MAX_VALUES = 1000
 """Of one context key: what a request may cost stays bounded."""
 
 
+class ContextField(Protocol):
+    """What decides which rows a context key's values read (layout.Field, source.ContextField)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> str | None: ...
+    @property
+    def values(self) -> Values: ...
+    @property
+    def unknown(self) -> Unknown: ...
+    @property
+    def default_row(self) -> int: ...
+    @property
+    def length(self) -> int | None:
+        """Rows it reads; None: as many as there are."""
+
+
 class Vocabulary(Protocol):
     """Which row a name has."""
+
+    @property
+    def num_rows(self) -> int: ...
 
     def row(self, name: str) -> int | None:
         """The name's row, None if it has none."""
@@ -30,6 +53,7 @@ class NamedRows:
 
     def __init__(self, names: Sequence[str], first: int) -> None:
         self._rows = {name: row for row, name in enumerate(names, first)}
+        self.num_rows = first + len(names)
 
     def row(self, name: str) -> int | None:
         return self._rows.get(name)
@@ -39,13 +63,13 @@ class NumberedRows:
     """A row's name is its number in decimal digits."""
 
     def __init__(self, num_rows: int) -> None:
-        self._num_rows = num_rows
+        self.num_rows = num_rows
 
     def row(self, name: str) -> int | None:
-        if not (name.isascii() and name.isdecimal() and len(name) <= len(str(self._num_rows))):
+        if not (name.isascii() and name.isdecimal() and len(name) <= len(str(self.num_rows))):
             return None
         number = int(name)
-        return number if number < self._num_rows else None
+        return number if number < self.num_rows else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +96,44 @@ def derive(values: Sequence[str], which: Values) -> list[str]:
 
 
 def rows_of(field: ContextField, vocabulary: Vocabulary, values: Sequence[str]) -> list[int]:
-    """The rows a field looks up. A name without a row reads the default row, but not where a
-    parent stands in for it. Raises InvalidRequestError where the field refuses it."""
+    """The rows a field looks up. A name without a row reads what the field says, but not where a
+    parent stands in for it. Raises InvalidRequestError where the field refuses it, or takes
+    another number of values."""
     found = [(name, vocabulary.row(name)) for name in derive(values, field.values)]
     known = [row for _, row in found if row is not None]
     if field.values == "parents" and known:
-        return known
+        return _as_many(field, known, vocabulary)
     if field.unknown == "reject":
         for name, row in found:
             if row is None:
                 raise InvalidRequestError(
-                    f"context.{field.key} holds {name!r}, which table {field.table} has no row for",
+                    f"context.{field.key} holds {name!r}, which {field.name} has no row for",
                     f"context.{field.key}",
                 )
-    return [DEFAULT_ROW if row is None else row for _, row in found]
+    rows = [_instead(field, name, vocabulary) if row is None else row for name, row in found]
+    return _as_many(field, rows, vocabulary)
+
+
+def _instead(field: ContextField, name: str, vocabulary: Vocabulary) -> int:
+    match field.unknown:
+        case "zero":
+            return NO_ROW
+        case "hash":
+            return crc32(name.encode("utf-8", "surrogatepass")) % vocabulary.num_rows
+        case _:
+            return field.default_row
+
+
+def _as_many(field: ContextField, rows: list[int], vocabulary: Vocabulary) -> list[int]:
+    """Where a field takes a number of rows, those that are left out read what unknown ones do."""
+    if field.length is None or len(rows) == field.length:
+        return rows
+    if len(rows) > field.length or field.unknown == "reject":
+        raise InvalidRequestError(
+            f"context.{field.key} gives {field.name} {len(rows)} values; it takes {field.length}",
+            f"context.{field.key}",
+        )
+    return rows + [_instead(field, "", vocabulary)] * (field.length - len(rows))
 
 
 def read_context(
@@ -95,7 +143,7 @@ def read_context(
 ) -> ContextRows:
     """The rows of a request's context; a key that is left out has no values. Raises
     InvalidRequestError for a key that no field reads, too many values, or a refused one."""
-    known = list(dict.fromkeys(field.key for field in fields))
+    known = list(dict.fromkeys(field.key for field in fields if field.key))
     for key, values in context.items():
         if key not in known:
             raise InvalidRequestError(
@@ -107,9 +155,9 @@ def read_context(
                 f"context.{key}",
             )
     pairs = list(zip(fields, vocabularies, strict=True))
-    rows = [rows_of(field, words, context.get(field.key, ())) for field, words in pairs]
+    rows = [rows_of(field, words, context.get(field.key or "", ())) for field, words in pairs]
     # Fields that share a key share its values: the first one speaks for them.
-    first = {field.key: words for field, words in reversed(pairs)}
+    first = {field.key or "": words for field, words in reversed(pairs)}
     num_unknown = sum(
         words.row(value) is None for key, words in first.items() for value in context.get(key, ())
     )

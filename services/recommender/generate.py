@@ -2,14 +2,13 @@
 
 The models of the MicroRec paper (arXiv:2010.05894; tables in microrec.json, with their source),
 with random weights: scores mean nothing, shapes and sizes are the paper's. Written table by table
-in bounded memory; the manifest comes last. The largest table is the item's, the others are fields
-of the context, and a value is its row's number.
+in bounded memory, to be restructured; the description comes last. The largest table is the item's,
+the others are fields of the context, and a value is its row's number.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -21,17 +20,15 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from services.recommender.graph import Layer, write_graph
-from services.recommender.layout import (
-    FORMAT,
+from services.recommender.layout import Catalogue, Table
+from services.recommender.source import (
+    DESCRIPTION,
     CandidateField,
-    Catalogue,
     ContextField,
-    Layout,
-    Table,
+    Description,
+    save_description,
 )
-from services.recommender.manifest import FILE_NAME, save_manifest
 from shared.errors import ModelError
-from shared.lm.manifest import checksum
 
 CHUNK_VALUES = 1 << 22
 """Drawn and written at a time (16 MiB)."""
@@ -61,7 +58,7 @@ class Shapes:
 
 def generate(
     size: str, out: Path, scale: float, seed: int, report: Callable[[float, str], None]
-) -> Layout:
+) -> list[Table]:
     """Writes the folder `out`, which must be absent or empty; each table has `scale` of the
     paper's rows, at least one. `report` gets the share that is written. Raises ModelError."""
     if size not in ("small", "large"):
@@ -76,35 +73,27 @@ def generate(
     tables = _tables(shape, scale)
     total = sum(table.num_rows * table.dim * 4 for table in tables)
     written = 0
-    files = {}
     for number, table in enumerate(tables):
-        digest = hashlib.sha256()
-        for piece in _pieces(table, np.random.default_rng([seed, number])):
-            with (out / table.file).open("ab") as content:
+        with (out / _file(table)).open("wb") as content:
+            for piece in _pieces(table, np.random.default_rng([seed, number])):
                 content.write(piece)
-            digest.update(piece)
-            written += len(piece)
-            report(min(1.0, written / total), table.file)
-        files[table.file] = digest.hexdigest()
+                written += len(piece)
+                report(min(0.999, written / total), _file(table))
     widths = [shape.features, *shapes.hidden_layers, shapes.output]
     rng = np.random.default_rng([seed, len(tables)])
     write_graph(out / MLP_FILE, shape.features, _layers(widths, rng), None)
-    files[MLP_FILE] = checksum(out / MLP_FILE)
-    *context, item = tables
-    layout = Layout(
-        format=FORMAT,
+    *context, item = (table.name for table in tables)
+    description = Description(
+        dense=MLP_FILE,
         context_fields=[
-            ContextField(t.name, t.name, "all", "sum", t.name, None, "reject") for t in context
+            ContextField(name, name, "all", None, name, None, "reject") for name in context
         ],
-        candidate_fields=[CandidateField(item.name, item.name)],
-        tables=tables,
+        candidate_fields=[CandidateField(item, item)],
         catalogue=Catalogue(names=None, rows=None, exclude=None),
-        mlp=MLP_FILE,
-        files=files,
     )
-    save_manifest(layout, out)
-    report(1, FILE_NAME)
-    return layout
+    save_description(description, out)
+    report(1, DESCRIPTION)
+    return tables
 
 
 def read_shapes() -> Shapes:
@@ -116,9 +105,13 @@ def _tables(shape: Shape, scale: float) -> list[Table]:
     """The smallest first, as the paper lists them."""
     sizes = [(dim, rows) for dim, rows, count in shape.embedding_tables for _ in range(count)]
     return [
-        Table(f"table{i:02}", f"table{i:02}.npy", max(1, round(rows * scale)), dim)
+        Table(f"table{i:02}", max(1, round(rows * scale)), dim)
         for i, (dim, rows) in enumerate(sizes)
     ]
+
+
+def _file(table: Table) -> str:
+    return f"{table.name}.npy"
 
 
 def _pieces(table: Table, rng: np.random.Generator) -> Iterator[bytes]:
@@ -156,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     try:
-        layout = generate(
+        tables = generate(
             arguments.size, arguments.out, arguments.scale, arguments.seed, _show_progress
         )
     except ModelError as error:
@@ -164,14 +157,14 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     size = sum(file.stat().st_size for file in arguments.out.iterdir())
     print(
-        f"{arguments.out}: {len(layout.tables)} tables, {layout.num_features} features, "
-        f"{size / 1e6:.1f} MB"
+        f"{arguments.out}: {len(tables)} tables, {sum(table.dim for table in tables)} features, "
+        f"{size / 1e6:.1f} MB, to be restructured"
     )
     return 0
 
 
 def _show_progress(share: float, what: str) -> None:
-    end = "\n" if what == FILE_NAME else ""
+    end = "\n" if what == DESCRIPTION else ""
     bar = "#" * round(share * 40)
     print(f"\r[{bar:.<40}] {what:20}", end=end, file=sys.stderr, flush=True)
 

@@ -38,7 +38,7 @@ class RecommenderService(Service):
             load_model, config.model, max_rows=config.max_rows, num_threads=config.num_threads
         )
         self._batcher = Batcher(self._model)
-        metrics.CATALOGUE_ITEMS.labels(self.name).set(self._model.items.num_items)
+        metrics.CATALOGUE_ITEMS.labels(self.name).set(self._model.num_items)
 
     async def serve(self) -> None:
         """Works until drained."""
@@ -49,7 +49,7 @@ class RecommenderService(Service):
                 await self.announce(
                     {
                         "version": model.version,
-                        "catalogue_size": str(model.items.num_items),
+                        "catalogue_size": str(model.num_items),
                         "context": ",".join(model.layout.context_keys),
                     }
                 )
@@ -61,15 +61,16 @@ class RecommenderService(Service):
         """The best `k` of the candidates, or of the catalogue if there are none."""
         if request.k < 1:
             raise InvalidRequestError(f"k is {request.k}; it must be at least 1", "k")
-        query = self._model.read(request.context, request.candidates)
-        scores = await self._batcher.score(query)
+        ranking = self._model.read(request.context, request.candidates)
+        (scores, *_) = await self._batcher.score(ranking.query)
+        scores = scores.reshape(len(scores))
         best = top(scores, request.k)
-        num_unknown = query.context.num_unknown
+        num_unknown = ranking.num_unknown
         metrics.UNKNOWN_VALUES.inc(num_unknown)
         logger.info("best %d of %d, %d unknown values", len(best), len(scores), num_unknown)
         return Scores(
             request.request_id,
-            [self._model.items.name(item) for item in query.items[best].tolist()],
+            [self._model.names.items.name(item) for item in ranking.items[best].tolist()],
             scores[best].tolist(),
             num_unknown,
             self._model.version,

@@ -9,8 +9,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.recommender.batcher import Batcher
+from services.recommender.engine import Query
 from services.recommender.folder import load_model
-from services.recommender.model import Model, Query
+from services.recommender.model import Model
 from tests.recommender.toy import ITEMS, write_toy
 
 
@@ -27,14 +28,14 @@ def num_batches() -> float:
 
 async def test_what_waits_is_scored_in_one_batch(model: Model) -> None:
     batcher = Batcher(model)
-    queries = [model.read({"place": ["x"]}, [item]) for item in ITEMS]
+    queries = [model.read({"place": ["x"]}, [item]).query for item in ITEMS]
     before = num_batches()
     answers = [asyncio.create_task(batcher.score(query)) for query in queries]
     running = asyncio.create_task(_after_all_wait(batcher, answers))
     scores = await asyncio.gather(*answers)
     assert num_batches() - before == 1
     for query, got in zip(queries, scores, strict=True):
-        assert np.array_equal(model.score([query])[0], got)
+        assert np.array_equal(model.score([query])[0][0], got[0])
     running.cancel()
     batcher.close()
 
@@ -42,16 +43,16 @@ async def test_what_waits_is_scored_in_one_batch(model: Model) -> None:
 async def test_a_failed_batch_fails_its_requests_and_the_next_is_scored(model: Model) -> None:
     batcher = Batcher(model)
     running = asyncio.create_task(batcher.run())
-    sound = model.read({}, ["a"])
-    broken = Query(sound.context, np.array([10**6]))
-    with pytest.raises(IndexError):
+    sound = model.read({}, ["a"]).query
+    broken = Query(1, [(slice(0, 2), np.zeros((1, 3), np.int64))])
+    with pytest.raises(ValueError, match="broadcast"):
         await batcher.score(broken)
-    assert len(await batcher.score(sound)) == 1
+    assert [len(output) for output in await batcher.score(sound)] == [1]
     running.cancel()
     batcher.close()
 
 
-async def _after_all_wait(batcher: Batcher, answers: list[asyncio.Task[np.ndarray]]) -> None:
+async def _after_all_wait(batcher: Batcher, answers: list[asyncio.Task[list[np.ndarray]]]) -> None:
     """The tasks above were made first, so all of them wait when this one runs."""
     assert not any(answer.done() for answer in answers)
     await batcher.run()

@@ -12,7 +12,8 @@ from services.recommender.features import (
     read_context,
     rows_of,
 )
-from services.recommender.layout import ContextField, Unknown, Values
+from services.recommender.layout import Unknown, Values
+from services.recommender.source import ContextField
 from shared.errors import InvalidRequestError
 
 WORDS = NamedRows(["a", "a.b", "c"], first=1)

@@ -67,7 +67,7 @@ def test_a_folder_without_manifest_is_unfinished(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("name", ["seen.npy", "items.txt", "catalogue.npy", "mlp.onnx"])
+@pytest.mark.parametrize("name", ["arena.bin", "items.txt", "catalogue.npy", "dense.onnx"])
 def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -77,26 +77,42 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
-    (folder / "seen.npy").unlink()
-    with pytest.raises(ModelError, match=r"lacks seen\.npy"):
+    (folder / "arena.bin").unlink()
+    with pytest.raises(ModelError, match=r"lacks arena\.bin"):
         load(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m.update(format=7), "format 7; this build reads 1"),
+        (lambda m: m.update(format=1), "format 1; this build reads 2"),
         (lambda m: m.pop("tables"), "tables"),
         (lambda m: m.update(colour="red"), "colour"),
-        (lambda m: m.update(mlp="../mlp.onnx"), "is not the name of a file"),
-        (lambda m: m.update(mlp="other.onnx"), "other.onnx is used but has no checksum"),
-        (lambda m: m.update(candidate_fields=[]), "nothing to rank"),
-        (lambda m: first(m, "context_fields").update(table="none"), "reads table none"),
-        (lambda m: first(m, "context_fields").update(pooling="max"), "pooling"),
-        (lambda m: first(m, "context_fields").update(name="seen"), "two fields are called seen"),
-        (lambda m: first(m, "tables").update(name="seen"), "two tables have one name"),
+        (lambda m: m.update(dense="../mlp.onnx"), "is not the name of a file"),
+        (lambda m: m.update(dense="other.onnx"), "other.onnx is used but has no checksum"),
+        (lambda m: m.update(lookups=[]), "nothing to serve"),
+        (
+            lambda m: m.update(
+                fields=[f for f in m["fields"] if f["scope"] == "context"], lookups=m["lookups"][:5]
+            ),
+            "nothing to rank",
+        ),
+        (lambda m: first(m, "lookups").update(table="none"), "in table none has no such"),
+        (lambda m: first(m, "lookups").update(pooling="max"), "pooling"),
+        (lambda m: first(m, "lookups").update(pooling=None), "any number of ids and no pooling"),
+        (lambda m: first(m, "lookups").update(output=1), "output 1, which is not there"),
+        (lambda m: first(m, "lookups").update(place=27), "beyond the 28 values"),
+        (lambda m: first(m, "fields").update(name="seen"), "two fields are called seen"),
+        (lambda m: first(m, "fields").update(key=None), "of scope context and has key None"),
+        (lambda m: first(m, "fields").update(num_rows=5), "ids below 5 for 4 rows"),
+        (lambda m: first(m, "fields").update(default_row=4), "4 rows, default row 4"),
+        (lambda m: first(m, "fields").update(length=0), "0 ids an item"),
+        (lambda m: first(m, "tables").update(name="seen"), "two tables are called seen"),
         (lambda m: first(m, "tables").update(num_rows=0), "has 0 rows"),
         (lambda m: first(m, "tables").update(num_rows="4"), "num_rows"),
+        (lambda m: first(m, "stored").update(num_rows=1), "has 1 rows; its ids reach"),
+        (lambda m: first(m, "stored").update(stride=12), "beyond the 12 bytes"),
+        (lambda m: m["stored"].pop(), "not the model's tables, each once"),
         (lambda m: m["catalogue"].update(rows=None), "come together"),
         (lambda m: m["catalogue"].update(names=None, rows=None), "exactly one candidate field"),
         (lambda m: m["catalogue"].update(exclude="colour"), "no context key"),
@@ -120,17 +136,14 @@ def test_a_manifest_that_is_no_json_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("seen.npy", np.zeros((3, 4), np.float32), r"float32 \[3, 4\]; the manifest says"),
-        ("seen.npy", np.zeros((8, 4), np.float64), r"float64"),
-        ("seen.npy", b"not an array", "no .npy file"),
-        ("seen.npy", np.array([{"a": 1}], dtype=object), "no .npy file"),
-        ("places.txt", b"x\ny\n", "2 names; table place has 4 rows"),
+        ("arena.bin", b"short", "cut off: 5 of"),
+        ("places.txt", b"x\ny\n", "2 names; field place has 4 rows"),
         ("places.txt", b"x\nx\nz\n", "a name twice"),
         ("places.txt", b"\xff\n", "not UTF-8"),
         ("catalogue.npy", np.zeros((7, 1), np.int32), "needed is int32"),
         ("catalogue.npy", np.full((7, 2), 99, np.int32), "points outside"),
         ("catalogue.npy", np.full((7, 2), -1, np.int32), "points outside"),
-        ("mlp.onnx", b"not a graph", "no graph that onnxruntime loads"),
+        ("dense.onnx", b"not a graph", "no graph that onnxruntime loads"),
     ],
 )
 def test_a_file_of_another_form_is_named(
@@ -144,22 +157,23 @@ def test_a_file_of_another_form_is_named(
 
 def test_an_mlp_of_another_width_is_refused(folder: Path) -> None:
     layer = Layer(np.zeros((9, 1), np.float32), np.zeros(1, np.float32))
-    write_graph(folder / "mlp.onnx", 9, [layer], None)
-    replace(folder, "mlp.onnx", (folder / "mlp.onnx").read_bytes())
-    with pytest.raises(ModelError, match=r"one float input \[rows, 28\]"):
+    write_graph(folder / "dense.onnx", 9, [layer], None)
+    replace(folder, "dense.onnx", (folder / "dense.onnx").read_bytes())
+    with pytest.raises(ModelError, match=r"\['rows', 9\]; needed are .* \['rows', 28\]"):
         load(folder)
 
 
 def test_an_mlp_with_several_outputs_a_row_is_refused_at_load(folder: Path) -> None:
     layer = Layer(np.zeros((28, 2), np.float32), np.zeros(2, np.float32))
-    write_graph(folder / "mlp.onnx", 28, [layer], None)
-    replace(folder, "mlp.onnx", (folder / "mlp.onnx").read_bytes())
-    with pytest.raises(ModelError, match=r"mlp\.onnx answered \(2, 2\)"):
+    write_graph(folder / "dense.onnx", 28, [layer], None)
+    replace(folder, "dense.onnx", (folder / "dense.onnx").read_bytes())
+    with pytest.raises(ModelError, match=r"dense\.onnx answers \[2\] a row; needed is one score"):
         load(folder)
 
 
 def test_a_score_that_is_not_finite_fails_the_request(folder: Path) -> None:
-    replace(folder, "item.npy", np.full((8, 4), np.nan, np.float32))
+    size = (folder / "arena.bin").stat().st_size
+    replace(folder, "arena.bin", np.full(size // 4, np.nan, np.float32).tobytes())
     model = load_model(folder, max_rows=8, num_threads=1)
     with pytest.raises(ModelError, match="not finite"):
-        model.score([model.read({}, None)])
+        model.rank([model.read({}, None).query])

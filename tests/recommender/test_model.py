@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from services.recommender.folder import load_model
-from services.recommender.model import Model, Query
+from services.recommender.model import Model
+from services.recommender.names import Ranking
 from shared.errors import InvalidRequestError
-from tests.recommender.toy import CONTEXT_FIELDS, DIM, ITEMS, PLACES, ROOTS, write_toy
+from tests.recommender.toy import CONTEXT_FIELDS, DIM, ITEMS, PLACES, ROOTS, source_of, write_toy
 
 Context = dict[str, list[str]]
 CONTEXTS = st.fixed_dictionaries(
@@ -36,6 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
     return load_model(folder, max_rows=64, num_threads=1)
+
+
+def names_of(model: Model, ranking: Ranking) -> list[str]:
+    return [model.names.items.name(item) for item in ranking.items.tolist()]
 
 
 def row(names: list[str], name: str) -> int:
@@ -63,16 +68,16 @@ def score_plainly(folder: Path, context: Context, item: str) -> float:
     """One item: tables and weights straight from the files, in float64."""
     fields = []
     for field, rows in zip(CONTEXT_FIELDS, context_rows(context), strict=True):
-        vectors = np.load(folder / f"{field.table}.npy").astype(np.float64)[rows]
+        vectors = np.load(source_of(folder) / f"{field.table}.npy").astype(np.float64)[rows]
         total = vectors.sum(axis=0)
         fields.append(total / max(len(rows), 1) if field.pooling == "mean" else total)
     candidates = [
-        np.load(folder / "item.npy")[ITEMS.index(item) + 1],
-        np.load(folder / "item_root.npy")[ROOTS.index(item[0]) + 1],
+        np.load(source_of(folder) / "item.npy")[ITEMS.index(item) + 1],
+        np.load(source_of(folder) / "item_root.npy")[ROOTS.index(item[0]) + 1],
     ]
     dots = [candidate @ vector for candidate in candidates for vector in fields]
     hidden = np.concatenate([*fields, *candidates, dots])
-    graph = onnx.load(folder / "mlp.onnx").graph
+    graph = onnx.load(folder / "dense.onnx").graph
     weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in graph.initializer}
     for layer in range(3):
         hidden = hidden @ weights[f"weight{layer}"] + weights[f"bias{layer}"]
@@ -87,9 +92,9 @@ def test_scores_equal_a_reference_written_in_numpy(
     folder: Path, model: Model, request_: tuple[Context, list[str] | None]
 ) -> None:
     context, candidates = request_
-    query = model.read(context, candidates)
-    (scores,) = model.score([query])
-    names = [model.items.name(item) for item in query.items.tolist()]
+    ranking = model.read(context, candidates)
+    (scores,) = model.rank([ranking.query])
+    names = names_of(model, ranking)
     expected = [score_plainly(folder, context, name) for name in names]
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
     seen = context.get("seen", [])
@@ -101,16 +106,16 @@ def test_scores_equal_a_reference_written_in_numpy(
 def test_scores_are_the_same_bits_whatever_is_scored_with_them(
     model: Model, requests: list[tuple[Context, list[str] | None]]
 ) -> None:
-    queries = [model.read(context, candidates) for context, candidates in requests]
-    together = model.score(queries)
-    alone = [model.score([query])[0] for query in queries]
+    queries = [model.read(context, candidates).query for context, candidates in requests]
+    together = model.rank(queries)
+    alone = [model.rank([query])[0] for query in queries]
     assert [scores.tobytes() for scores in together] == [scores.tobytes() for scores in alone]
 
 
 def test_a_long_request_is_scored_in_several_passes(folder: Path, model: Model) -> None:
     small = load_model(folder, max_rows=2, num_threads=1)
-    query = model.read({"place": ["z"]}, ITEMS * 11)
-    np.testing.assert_array_equal(small.score([query])[0], model.score([query])[0])
+    query = model.read({"place": ["z"]}, ITEMS * 11).query
+    np.testing.assert_array_equal(small.rank([query])[0], model.rank([query])[0])
 
 
 def test_no_queries_have_no_scores(model: Model) -> None:
@@ -118,8 +123,8 @@ def test_no_queries_have_no_scores(model: Model) -> None:
 
 
 def test_nothing_is_left_when_everything_was_seen(model: Model) -> None:
-    query = model.read({"seen": ITEMS}, None)
-    assert [len(scores) for scores in model.score([query])] == [0]
+    query = model.read({"seen": ITEMS}, None).query
+    assert [len(scores) for scores in model.rank([query])] == [0]
 
 
 def test_unknown_candidates_are_refused_by_name(model: Model) -> None:
@@ -136,8 +141,8 @@ def test_an_empty_list_of_candidates_is_refused(model: Model) -> None:
 
 
 def test_reading_keeps_the_order_and_the_duplicates_of_candidates(model: Model) -> None:
-    query: Query = model.read({}, ["g", "a", "g"])
-    assert [model.items.name(item) for item in query.items.tolist()] == ["g", "a", "g"]
-    first, _, last = model.score([query])[0]
+    ranking = model.read({}, ["g", "a", "g"])
+    assert names_of(model, ranking) == ["g", "a", "g"]
+    first, _, last = model.rank([ranking.query])[0]
     assert first == last
     assert model.layout.num_features == DIM * 7

@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from services.recommender.config import RecommenderConfig
 from services.recommender.folder import load_model
 from services.recommender.manifest import load_manifest
+from services.recommender.model import Model
 from services.recommender.service import RecommenderService, build
 from shared.bus import Bus
 from shared.config import BusConfig
@@ -87,10 +89,15 @@ async def client(service: RecommenderService, bus: Bus) -> AsyncIterator[Client]
         await asyncio.gather(reading, return_exceptions=True)
 
 
+@cache
+def loaded(folder: Path) -> Model:
+    return load_model(folder, max_rows=64, num_threads=1)
+
+
 def best(folder: Path, context: Context, names: list[str], k: int) -> list[tuple[str, float]]:
     """What must come back: the model asked directly, sorted by hand."""
-    model = load_model(folder, max_rows=64, num_threads=1)
-    (scores,) = model.score([model.read(context, names)])
+    model = loaded(folder)
+    (scores,) = model.rank([model.read(context, names).query])
     pairs = list(zip(names, scores.tolist(), strict=True))
     return sorted(pairs, key=lambda pair: -pair[1])[:k]
 
@@ -203,8 +210,8 @@ async def test_after_a_drain_another_instance_answers_the_rest(
 
 
 async def test_a_broken_folder_stops_the_start(service: RecommenderService, folder: Path) -> None:
-    (folder / "seen.npy").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"seen\.npy is damaged"):
+    (folder / "arena.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"arena\.bin is damaged"):
         await service.run()
 
 

@@ -18,9 +18,9 @@ def model() -> Model:
 
 
 def best(model: Model, package: list[str], imports: list[str], k: int = 10) -> list[str]:
-    query = model.read({"package": package, "imports": imports}, None)
-    (scores,) = model.score([query])
-    return [model.items.name(item) for item in query.items[top(scores, k)].tolist()]
+    ranking = model.read({"package": package, "imports": imports}, None)
+    (scores,) = model.rank([ranking.query])
+    return [model.names.items.name(item) for item in ranking.items[top(scores, k)].tolist()]
 
 
 def test_it_is_small_and_every_file_is_listed() -> None:
@@ -58,6 +58,6 @@ def test_its_scores_are_the_same_bits_alone_and_together(model: Model) -> None:
     queries = [model.read({"package": p, "imports": ["os"]}, ["re", "sys"]) for p in packages]
     queries += [model.read({"package": p}, None) for p in packages]
     queries += [model.read({"package": p}, ["json"]) for p in packages]
-    together = model.score(queries)
-    alone = [model.score([query])[0] for query in queries]
+    together = model.rank([ranking.query for ranking in queries])
+    alone = [model.rank([ranking.query])[0] for ranking in queries]
     assert [s.tobytes() for s in together] == [s.tobytes() for s in alone]

@@ -7,18 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from services.recommender.graph import Dots, Layer, write_graph
-from services.recommender.layout import (
-    FORMAT,
+from services.recommender.layout import Catalogue, Layout
+from services.recommender.planner.profiles import U280
+from services.recommender.planning import Limits
+from services.recommender.restructure import read_source, restructure
+from services.recommender.source import (
     CandidateField,
-    Catalogue,
     ContextField,
-    Layout,
-    Table,
+    Description,
+    save_description,
 )
-from services.recommender.manifest import save_manifest
-from shared.lm.manifest import checksum
 
 DIM = 4
+ONE = Limits(max_growth=1.0)
+"""Products may double what a toy takes."""
 ITEMS = ["a", "a.b", "a.b.c", "d", "d.e", "f", "g"]
 ROOTS = ["a", "d", "f", "g"]
 PLACES = ["x", "x.y", "z"]
@@ -40,8 +42,8 @@ NUM_ROWS = {
 }
 
 
-def write_toy(folder: Path, seed: int = 0) -> Layout:
-    """Writes the folder with random weights."""
+def write_source(folder: Path, seed: int = 0) -> None:
+    """Writes the folder of a trained model, with random weights."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for name, num_rows in NUM_ROWS.items():
@@ -56,14 +58,23 @@ def write_toy(folder: Path, seed: int = 0) -> Layout:
         for i, o in ((num_features + num_dots, 33), (33, 17), (17, 1))
     ]
     write_graph(folder / "mlp.onnx", num_features, layers, Dots(len(CONTEXT_FIELDS), 2, DIM))
-    layout = Layout(
-        format=FORMAT,
+    description = Description(
+        dense="mlp.onnx",
         context_fields=CONTEXT_FIELDS,
         candidate_fields=[CandidateField("item", "item"), CandidateField("root", "item_root")],
-        tables=[Table(name, f"{name}.npy", rows, DIM) for name, rows in NUM_ROWS.items()],
         catalogue=Catalogue(names="items.txt", rows="catalogue.npy", exclude="seen"),
-        mlp="mlp.onnx",
-        files={file.name: checksum(file) for file in sorted(folder.iterdir())},
     )
-    save_manifest(layout, folder)
+    save_description(description, folder)
+
+
+def write_toy(folder: Path, seed: int = 0, limits: Limits = ONE) -> Layout:
+    """Writes the folder that is served, beside that of the trained model (`source_of`)."""
+    write_source(source_of(folder), seed)
+    source = read_source(source_of(folder))
+    layout, _ = restructure(source, folder, U280, limits, lambda share, what: None)
     return layout
+
+
+def source_of(folder: Path) -> Path:
+    """Where the weights of a toy lie as they were trained."""
+    return folder.with_name(f"{folder.name}.source")

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from services.recommender.program import ELEMENTS, Element, vector_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -22,6 +24,7 @@ class Table:
     dim: int
     key: str
     lookups: int = 1
+    element: Element = "fp32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +34,12 @@ class Physical:
     members: tuple[Table, ...]
     num_rows: int
     dim: int
-    value_bytes: int
+    element: Element
+    row_bytes: int
     lookups: int
     """Accesses for each item."""
-
-    @property
-    def row_bytes(self) -> int:
-        return self.dim * self.value_bytes
-
-    @property
-    def num_bytes(self) -> int:
-        return self.num_rows * self.row_bytes
+    num_bytes: int
+    """Rows times their bytes, worked out once: a search asks for it by the million."""
 
     @property
     def name(self) -> str:
@@ -52,8 +50,8 @@ class Physical:
         return len({member.key for member in self.members}) > 1
 
 
-def combine(members: Sequence[Table], value_bytes: int = 4) -> Physical:
-    """Tables of one key are joined, those of several multiplied.
+def combine(members: Sequence[Table]) -> Physical:
+    """Tables of one key are joined, those of several multiplied, all in the widest element.
 
     Raises:
         ValueError: tables of one key differ in rows, or one of a product has several lookups, of
@@ -72,18 +70,25 @@ def combine(members: Sequence[Table], value_bytes: int = 4) -> Physical:
             f"{', '.join(m.name for m in members)} cannot be read by one access: they have "
             f"{', '.join(str(m.lookups) for m in members)} lookups an item"
         )
+    element = members[0].element
+    if any(member.element != element for member in members):
+        element = min((member.element for member in members), key=ELEMENTS.index)
+    num_rows = prod(rows_of.values())
+    row_bytes = sum(vector_bytes(member.dim, element) for member in members)
     return Physical(
         tuple(members),
-        prod(rows_of.values()),
+        num_rows,
         sum(member.dim for member in members),
-        value_bytes,
+        element,
+        row_bytes,
         members[0].lookups,
+        num_rows * row_bytes,
     )
 
 
-def join_by_key(tables: Sequence[Table], value_bytes: int = 4) -> list[Physical]:
+def join_by_key(tables: Sequence[Table]) -> list[Physical]:
     """Tables that share a key and a number of lookups as one: fewer accesses, not a byte more."""
     groups: dict[tuple[str, int], list[Table]] = {}
     for table in tables:
         groups.setdefault((table.key, table.lookups), []).append(table)
-    return [combine(members, value_bytes) for members in groups.values()]
+    return [combine(members) for members in groups.values()]

@@ -52,7 +52,12 @@ class Placement:
 class Profile(Protocol):
     """A machine."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def distance(self) -> int:
+        """Items by which a gather prefetches ahead."""
 
     def place(self, tables: Sequence[Physical]) -> Placement:
         """Raises DoesNotFitError."""
@@ -81,6 +86,7 @@ class Board:
     near: Tier
     far: tuple[Tier, ...]
     """Smallest banks first."""
+    distance: int = 4
 
     def place(self, tables: Sequence[Physical]) -> Placement:
         """The smallest tables lie near, as many as make an item quickest (rule 4: no bank there
@@ -158,6 +164,8 @@ class Caches:
     ns: tuple[tuple[float, ...], ...]
     levels: tuple[tuple[str, int], ...]
     """Names and bytes of the caches, the smallest first; the last one is the memory."""
+    distance: int = 4
+    """Items by which prefetching is best ahead of copying."""
 
     def lookup_ns(self, footprint: int, row_bytes: int) -> float:
         """Straight between what was measured, over the logarithm of the footprint; rows beyond

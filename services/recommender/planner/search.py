@@ -121,7 +121,7 @@ def partitions(tables: Sequence[Physical], max_bytes: int) -> Iterator[Partition
 
 def multiply(first: Physical, second: Physical) -> Physical:
     """Both as one."""
-    return combine((*first.members, *second.members), first.value_bytes)
+    return combine((*first.members, *second.members))
 
 
 def _product(parts: Sequence[Physical]) -> Physical:
@@ -134,7 +134,7 @@ def _product(parts: Sequence[Physical]) -> Physical:
 def _parts(table: Physical) -> Partition:
     """A product's factors: the tables of each key, joined."""
     keys = dict.fromkeys(member.key for member in table.members)
-    return [combine([m for m in table.members if m.key == key], table.value_bytes) for key in keys]
+    return [combine([m for m in table.members if m.key == key]) for key in keys]
 
 
 def _multipliable(tables: Sequence[Physical]) -> list[Physical]:

@@ -1,0 +1,130 @@
+"""The dense part of a ranking model: an ONNX graph from rows of tables to scores.
+
+One of the two modules of the recommender that know onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from shared.errors import ModelError
+
+FloatArray = npt.NDArray[np.float32]
+MAX_BINDINGS = 64
+"""Numbers of rows whose buffers stay bound."""
+
+
+def open_session(file: Path, num_threads: int) -> onnxruntime.InferenceSession:
+    """Raises ModelError if the graph does not load."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    # Between passes the threads sleep: other services share these cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no common base
+        raise ModelError(f"{file} is no graph that onnxruntime loads: {error}") from error
+
+
+class Dense:
+    """A loaded graph, and the buffers that it reads and writes in place. Calls block."""
+
+    def __init__(
+        self,
+        file: Path,
+        buffers: Mapping[str, FloatArray],
+        shapes: Mapping[str, Sequence[int]],
+        num_threads: int,
+    ) -> None:
+        """`buffers` [max_rows, width], at least two rows, are the graph's inputs by name, each row
+        of a shape. Raises ModelError if the graph has others."""
+        self._file = file
+        self._session = open_session(file, num_threads)
+        given = {i.name: (i.type, i.shape[1:]) for i in self._session.get_inputs()}
+        wanted = {name: ("tensor(float)", list(shape)) for name, shape in shapes.items()}
+        if not _agree(given, wanted):
+            raise ModelError(
+                f"{file} has inputs {_shown(given)}; needed are {_shown(wanted)}, as wide as what "
+                "is looked up"
+            )
+        self._inputs = {name: (buffers[name], tuple(shapes[name])) for name in given}
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._bindings: dict[int, onnxruntime.IOBinding] = {}
+        self.outputs: list[FloatArray] = self._probe()
+
+    def run(self, num_rows: int) -> list[FloatArray]:
+        """From the first rows of all inputs, at least two (onnxruntime computes a lone row by
+        another kernel, with other bits), to those of all outputs, which the next run overwrites.
+        Raises ModelError."""
+        binding = self._bindings.get(num_rows)
+        if binding is None:
+            binding = self._bind(num_rows)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:
+            raise ModelError(f"{self._file} failed on {num_rows} rows: {error}") from error
+        found = [output[:num_rows] for output in self.outputs]
+        if not all(np.isfinite(output).all() for output in found):
+            raise ModelError(f"{self._file} answered a score that is not finite")
+        return found
+
+    def require_one_score(self) -> None:
+        """Raises ModelError if the first output is more than a number a row."""
+        shape = self.outputs[0].shape[1:]
+        if shape not in ((), (1,)):
+            raise ModelError(f"{self._file} answers {list(shape)} a row; needed is one score")
+
+    def _probe(self) -> list[FloatArray]:
+        """Buffers for the outputs, whose shapes a run tells."""
+        feed = {name: array[:2].reshape(2, *shape) for name, (array, shape) in self._inputs.items()}
+        try:
+            found = self._session.run(self._names, feed)
+        except Exception as error:
+            raise ModelError(f"{self._file} failed on 2 rows: {error}") from error
+        for name, output in zip(self._names, found, strict=True):
+            if output.dtype != np.float32 or output.shape[:1] != (2,):
+                raise ModelError(
+                    f"{self._file} answered {name}, {output.dtype} {list(output.shape)}, to 2 rows"
+                )
+        max_rows = min(len(array) for array, _ in self._inputs.values())
+        return [np.empty((max_rows, *output.shape[1:]), np.float32) for output in found]
+
+    def _bind(self, num_rows: int) -> onnxruntime.IOBinding:
+        if len(self._bindings) == MAX_BINDINGS:
+            del self._bindings[next(iter(self._bindings))]
+        binding = self._session.io_binding()
+        place = ("cpu", 0, np.float32)
+        for name, (array, shape) in self._inputs.items():
+            binding.bind_input(name, *place, (num_rows, *shape), array.ctypes.data)
+        for name, array in zip(self._names, self.outputs, strict=True):
+            binding.bind_output(name, *place, (num_rows, *array.shape[1:]), array.ctypes.data)
+        self._bindings[num_rows] = binding
+        return binding
+
+
+Shapes = Mapping[str, tuple[str, list[int | str | None]]]
+
+
+def _agree(given: Shapes, wanted: Mapping[str, tuple[str, list[int]]]) -> bool:
+    """Whether names, types and shapes are the same, but for sizes that the graph leaves open."""
+    if given.keys() != wanted.keys():
+        return False
+    for name, (kind, shape) in given.items():
+        kind_wanted, shape_wanted = wanted[name]
+        if kind != kind_wanted or len(shape) != len(shape_wanted):
+            return False
+        if any(isinstance(a, int) and a != b for a, b in zip(shape, shape_wanted, strict=True)):
+            return False
+    return True
+
+
+def _shown(shapes: Mapping[str, tuple[str, Sequence[object]]]) -> str:
+    return ", ".join(
+        f"{name}: {kind} {['rows', *shape]}" for name, (kind, shape) in sorted(shapes.items())
+    )
