@@ -77,15 +77,15 @@ class Engine:
         self._buffers = [np.zeros((rows, output.width), np.float32) for output in layout.outputs]
         floats = [tensor for tensor in layout.inputs if tensor.dtype == "float32"]
         self._floats = [np.zeros((rows, *tensor.shape), np.float32) for tensor in floats]
-        given: dict[str, tuple[FloatArray, list[int]]] = {
+        self._given: dict[str, tuple[FloatArray, list[int]]] = {
             output.name: (buffer, output.shape)
             for output, buffer in zip(layout.outputs, self._buffers, strict=True)
         }
-        given |= {t.name: (b, t.shape) for t, b in zip(floats, self._floats, strict=True)}
+        self._given |= {t.name: (b, t.shape) for t, b in zip(floats, self._floats, strict=True)}
         self._dense = Dense(
             dense,
-            {name: buffer for name, (buffer, _) in given.items()},
-            {name: shape for name, (_, shape) in given.items()},
+            {name: buffer for name, (buffer, _) in self._given.items()},
+            {name: shape for name, (_, shape) in self._given.items()},
             num_threads,
         )
         self._hands = [_Hand(self._kernel, self._ids, self._buffers) for _ in range(num_threads)]
@@ -122,6 +122,17 @@ class Engine:
                 row += stop - start
         return found
 
+    def inputs(self, query: Query) -> dict[str, FloatArray]:
+        """What the dense graph is given for a query, by the names of its inputs [num_items, ...];
+        the graph does not run."""
+        parts: dict[str, list[FloatArray]] = {}
+        for (piece,) in self._passes([query]):
+            self._fill([piece])
+            for name, (buffer, shape) in self._given.items():
+                rows = buffer[: piece[2] - piece[1]]
+                parts.setdefault(name, []).append(rows.reshape(len(rows), *shape).copy())
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
     def _passes(self, queries: Sequence[Query]) -> list[list[Piece]]:
         """All items in their order, no more than the buffers hold at a time."""
         passes: list[list[Piece]] = []
@@ -139,6 +150,15 @@ class Engine:
         return passes
 
     def _run(self, pieces: Sequence[Piece]) -> list[FloatArray]:
+        num_rows = self._fill(pieces)
+        if num_rows > 1:
+            return self._dense.run(num_rows)
+        for buffer in (*self._buffers, *self._floats):
+            buffer[1] = buffer[0]
+        return [output[:1] for output in self._dense.run(2)]
+
+    def _fill(self, pieces: Sequence[Piece]) -> int:
+        """The dense graph's inputs, of so many rows."""
         row = 0
         for query, start, stop in pieces:
             rows = slice(row, row + stop - start)
@@ -150,11 +170,7 @@ class Engine:
                 self._pool(number, bags, rows, start, stop)
             row = rows.stop
         self._gather(row)
-        if row > 1:
-            return self._dense.run(row)
-        for buffer in (*self._buffers, *self._floats):
-            buffer[1] = buffer[0]
-        return [output[:1] for output in self._dense.run(2)]
+        return row
 
     def _pool(self, number: int, bags: Bags, rows: slice, start: int, stop: int) -> None:
         """Into these rows; the one bag that holds for all items is pooled once."""

@@ -15,6 +15,7 @@ from services.recommender.dense import open_session
 from shared.errors import InvalidRequestError
 
 IntArray = npt.NDArray[np.int64]
+_TYPES = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(float)": np.float32}
 
 
 class IdGraph:
@@ -28,10 +29,7 @@ class IdGraph:
 
     def run(self, inputs: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, IntArray]:
         """Raises InvalidRequestError where the graph cannot take them."""
-        feed = {
-            name: inputs[name].astype(np.int32 if kind == "tensor(int32)" else np.int64)
-            for name, kind in self._kinds.items()
-        }
+        feed = {name: inputs[name].astype(_TYPES[kind]) for name, kind in self._kinds.items()}
         try:
             found = self._session.run(self._names, feed)
         except Exception as error:

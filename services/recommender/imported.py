@@ -5,18 +5,19 @@ Offline only: needs the onnx package.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from services.recommender.layout import Field, Output, Table, Tensor
 from services.recommender.layout import Lookup as Placed
 from services.recommender.source import Array, Source
-from services.recommender.split import Lookup, split
+from services.recommender.split import Lookup, Split, split
 from shared.errors import ModelError
 
 _DTYPES: dict[int, Literal["int64", "float32"]] = {
@@ -53,18 +54,22 @@ def read_graph(path: Path) -> Source:
         shape = [field.length or 1, dim] if is_list else [dim]
         lookups.append(Placed(field.name, lookup.table, lookup.pooling, len(outputs), 0))
         outputs.append(Output(lookup.rows, int(np.prod(shape)), shape))
+    _declare(parts.dense, outputs)
     dense = _loaded(path, parts.dense)
     rows = {output.name for output in outputs}
     others = [_tensor(v) for v in parts.dense.graph.input if v.name not in rows]
     if wrong := [tensor.name for tensor in others if tensor.dtype != "float32"]:
         raise ModelError(f"{path}: ids {', '.join(wrong)} are used as numbers, too")
-    numbers = [] if through else [_tensor(value) for value in parts.indices.graph.input]
+    given = [] if through else [_tensor(value) for value in parts.indices.graph.input]
+    lines = _in_one_line(parts)
+    numbers = [replace(tensor, is_per_item=tensor.name not in lines) for tensor in given]
+    known = {tensor.name for tensor in numbers}
     return Source(
         list(fields.values()),
         [Table(name, *array.shape) for name, array in arrays.items()],
         lookups,
         outputs,
-        [*numbers, *others],
+        [*numbers, *(tensor for tensor in others if tensor.name not in known)],
         arrays,
         dense,
         None if through else _loaded(path, parts.indices),
@@ -98,6 +103,16 @@ def _field(
     return Field(name, "item", num_rows, length, "reject", ids=ids, bounds=lookup.bounds)
 
 
+def _declare(dense: onnx.ModelProto, outputs: Sequence[Output]) -> None:
+    """Gives the inputs that lookups fill their shapes."""
+    shapes = {output.name: output.shape for output in outputs}
+    for number, value in enumerate(dense.graph.input):
+        if value.name in shapes:
+            kind = value.type.tensor_type.elem_type
+            shaped = helper.make_tensor_value_info(value.name, kind, ["rows", *shapes[value.name]])
+            dense.graph.input[number].CopyFrom(shaped)
+
+
 def _passed_through(indices: onnx.ModelProto) -> dict[str, str]:
     """For each output the input that it is, if the graph does nothing else."""
     nodes = {node.output[0]: node for node in indices.graph.node}
@@ -111,6 +126,31 @@ def _passed_through(indices: onnx.ModelProto) -> dict[str, str]:
             return {}
         found[output.name] = name
     return found
+
+
+def _in_one_line(parts: Split) -> set[str]:
+    """Inputs whose ids are those of bags which another input bounds."""
+    found: set[str] = set()
+    for lookup in parts.lookups:
+        if lookup.bounds is not None:
+            ids = _upstream(parts.indices, lookup.indices)
+            if _upstream(parts.indices, lookup.bounds) - ids:
+                found |= ids
+    return found
+
+
+def _upstream(model: onnx.ModelProto, name: str) -> set[str]:
+    """Inputs that a value depends on."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    inputs = {value.name for value in model.graph.input}
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen:
+            seen.add(name)
+            waiting += makers[name].input if name in makers else []
+    return seen & inputs
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:

@@ -83,6 +83,8 @@ class Tensor:
     name: str
     dtype: Literal["int64", "float32"]
     shape: list[int]
+    is_per_item: bool = True
+    """False: its rows are the ids of all items' bags in one line."""
 
 
 @dataclass(frozen=True, slots=True)

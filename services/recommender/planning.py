@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.recommender.layout import Field, Lookup, Part, Stored, Table
 from services.recommender.planner import physical
 from services.recommender.planner.physical import Physical, combine, join_by_key
 from services.recommender.planner.profiles import Profile, Seat
 from services.recommender.planner.search import search
-from services.recommender.program import ELEMENTS, Element
+from services.recommender.program import ELEMENTS, Element, vector_bytes
 from shared.errors import ModelError
 
 ALIGNMENT = 64
@@ -57,6 +57,8 @@ def plan(
     wanted = _wanted(fields, tables, lookups, limits)
     alone = profile.place([combine([table]) for table in wanted])
     cap = int(alone.num_bytes * (1 + limits.max_growth))
+    if limits.max_bytes is not None:
+        cap = min(cap, limits.max_bytes)
     forced = [_product(wanted, names, cap, alone.num_bytes) for names in limits.multiply]
     taken = {member.name for product in forced for member in product.members}
     rest = join_by_key([table for table in wanted if table.name not in taken])
@@ -81,19 +83,14 @@ def _wanted(
     readers: dict[str, list[Lookup]] = {}
     for lookup in lookups:
         readers.setdefault(lookup.table, []).append(lookup)
-    elements = _elements(tables, limits)
     found = []
     for table in tables:
         own = readers[table.name]
         lengths = [by_name[lookup.field].length or IDS_OF_A_BAG for lookup in own]
         is_alone = len(own) > 1 or (own[0].pooling is None and lengths[0] > 1)
         key = table.name if is_alone else f"{own[0].field}/{_way(own[0], by_name)}"
-        found.append(
-            physical.Table(
-                table.name, table.num_rows, table.dim, key, sum(lengths), elements[table.name]
-            )
-        )
-    return found
+        found.append(physical.Table(table.name, table.num_rows, table.dim, key, sum(lengths)))
+    return _narrowed(found, limits)
 
 
 def _way(lookup: Lookup, fields: dict[str, Field]) -> str:
@@ -101,31 +98,28 @@ def _way(lookup: Lookup, fields: dict[str, Field]) -> str:
     return "one" if fields[lookup.field].length == 1 else str(lookup.pooling)
 
 
-def _elements(tables: Sequence[Table], limits: Limits) -> dict[str, Element]:
-    """The largest tables are narrowed, step by step, until all fit."""
-    elements = {table.name: limits.element for table in tables}
-    if limits.max_bytes is None:
-        return elements
-
-    def size(table: Table) -> int:
-        return combine(
-            [physical.Table(*_shape(table), table.name, 1, elements[table.name])]
-        ).num_bytes
-
-    narrower = ELEMENTS[ELEMENTS.index(limits.element) + 1 :]
-    ordered = sorted(tables, key=lambda table: table.num_rows * table.dim, reverse=True)
-    for element in narrower:
-        for table in ordered:
-            if sum(map(size, tables)) <= limits.max_bytes:
-                return elements
-            elements[table.name] = element
-    if (total := sum(map(size, tables))) > limits.max_bytes:
-        raise ModelError(f"the tables take {total} bytes in int8; {limits.max_bytes} are allowed")
-    return elements
+def _narrowed(tables: Sequence[physical.Table], limits: Limits) -> list[physical.Table]:
+    """With their elements: tables of one key, which are stored together, are narrowed together,
+    the largest first, until all fit."""
+    groups: dict[str, list[physical.Table]] = {}
+    for table in tables:
+        groups.setdefault(table.key, []).append(replace(table, element=limits.element))
+    if limits.max_bytes is not None:
+        order = sorted(groups, key=lambda key: _num_bytes(groups[key]), reverse=True)
+        for element in ELEMENTS[ELEMENTS.index(limits.element) + 1 :]:
+            for key in order:
+                if sum(map(_num_bytes, groups.values())) > limits.max_bytes:
+                    groups[key] = [replace(table, element=element) for table in groups[key]]
+        if (total := sum(map(_num_bytes, groups.values()))) > limits.max_bytes:
+            raise ModelError(
+                f"the tables take {total} bytes in int8; {limits.max_bytes} are allowed"
+            )
+    by_name = {table.name: table for group in groups.values() for table in group}
+    return [by_name[table.name] for table in tables]
 
 
-def _shape(table: Table) -> tuple[str, int, int]:
-    return table.name, table.num_rows, table.dim
+def _num_bytes(tables: Sequence[physical.Table]) -> int:
+    return sum(combine([table]).num_bytes for table in tables)
 
 
 def _product(
@@ -162,7 +156,7 @@ def _stored(
         radices = _radices(table)
         for member in table.members:
             parts.append(Part(member.name, place, radices[member.key]))
-            place += physical.combine([_as(member, table.element)]).row_bytes
+            place += vector_bytes(member.dim, table.element)
         reason = _reason(seat, alone, any(table is product for product in forced))
         found.append(
             Stored(
@@ -172,10 +166,6 @@ def _stored(
         )
         offset += -(-table.num_bytes // ALIGNMENT) * ALIGNMENT
     return found
-
-
-def _as(table: physical.Table, element: Element) -> physical.Table:
-    return physical.Table(table.name, table.num_rows, table.dim, table.key, table.lookups, element)
 
 
 def _radices(table: Physical) -> dict[str, int]:

@@ -62,6 +62,8 @@ class CandidateField:
     __pydantic_config__: ClassVar[dict[str, object]] = STRICT
     name: str
     table: str
+    ids_of: str | None = None
+    """Another candidate field, whose ids this one reads; None: it has ids of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,26 +136,22 @@ def _described(folder: Path, wanted: Description, arrays: Mapping[str, Array]) -
                 f"{', '.join(sorted(arrays))}"
             )
     used = {one.table: arrays[one.table] for one in both}
-    fields = [
-        Field(
-            *(c.name, "context", len(used[c.table]), c.length, c.unknown, c.default_row),
-            *(c.key, c.values, c.vocabulary),
-        )
-        for c in wanted.context_fields
-    ]
-    fields += [
-        Field(c.name, "candidate", len(used[c.table]), 1, "reject") for c in wanted.candidate_fields
-    ]
-    poolings = [c.pooling for c in wanted.context_fields] + [None] * len(wanted.candidate_fields)
+    readers = _readers(folder, wanted, {name: len(array) for name, array in used.items()})
     places = _places([used[one.table].shape[1] for one in both])
     lookups = [
-        Lookup(one.name, one.table, pooling, 0, place)
-        for one, pooling, place in zip(both, poolings, places, strict=False)
+        Lookup(
+            readers[one.name].name,
+            one.table,
+            one.pooling if isinstance(one, ContextField) else None,
+            *(0, place),
+        )
+        for one, place in zip(both, places, strict=False)
     ]
     dense = folder / wanted.dense
     names = [tensor.name for tensor in _graph_inputs(dense)]
     if len(names) != 1:
         raise ModelError(f"{dense} has inputs {', '.join(names)}; needed is one, for all fields")
+    fields = list({field.name: field for field in readers.values()}.values())
     catalogue = wanted.catalogue
     files = {f.vocabulary for f in fields} | {catalogue.names, catalogue.rows}
     return Source(
@@ -167,6 +165,29 @@ def _described(folder: Path, wanted: Description, arrays: Mapping[str, Array]) -
         catalogue=catalogue,
         others=[folder / file for file in sorted(f for f in files if f)],
     )
+
+
+def _readers(folder: Path, wanted: Description, num_rows: Mapping[str, int]) -> dict[str, Field]:
+    """For each described field the one whose ids it reads: fields that take the same values in the
+    same way, and have as many rows, are one, so that their tables can be joined."""
+    found: dict[str, Field] = {}
+    same: dict[tuple[object, ...], Field] = {}
+    for c in wanted.context_fields:
+        way = (num_rows[c.table], c.length, c.unknown, c.default_row, c.key, c.values, c.vocabulary)
+        first = Field(c.name, "context", *way)
+        found[c.name] = same.setdefault(way, first)
+    for own in wanted.candidate_fields:
+        if own.ids_of is None:
+            found[own.name] = Field(own.name, "candidate", num_rows[own.table], 1, "reject")
+            continue
+        other = found.get(own.ids_of)
+        if other is None or other.scope != "candidate" or other.num_rows != num_rows[own.table]:
+            raise ModelError(
+                f"{folder / DESCRIPTION}: {own.name} reads the ids of {own.ids_of}, which is no "
+                "candidate field before it with a table of as many rows"
+            )
+        found[own.name] = other
+    return found
 
 
 def _undescribed(dense: Path, arrays: Mapping[str, Array]) -> Source:

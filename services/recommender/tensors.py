@@ -39,26 +39,14 @@ class Tensors:
             if name not in inputs:
                 raise InvalidRequestError(f"input {name!r} is missing", name)
             _check(self._inputs[name], inputs[name])
-        ids = {
-            name: array.astype(np.int64, copy=False)
-            for name, array in inputs.items()
-            if self._inputs[name].dtype == "int64"
-        }
-        num_items = _num_items(inputs)
-        if self._graph is not None:
-            if num_items is not None:
-                ids = {n: _repeated(a, num_items) for n, a in ids.items()}
-            ids = self._graph.run(ids)
-            bounds = [len(ids[f.bounds]) - 1 for f in self._layout.fields if f.bounds]
-            num_items = max(bounds, default=num_items or 0) if num_items is None else num_items
-        if num_items is None:
-            raise InvalidRequestError(
-                "inputs have different numbers of rows: "
-                + ", ".join(f"{name} {len(array)}" for name, array in inputs.items())
-                + "; all have one, or the same number of them"
-            )
+        num_items = self._num_items(inputs)
         if num_items > max_items:
             raise InvalidRequestError(f"{num_items} items; at most {max_items} are scored at once")
+        if self._graph is None:
+            ids = {n: a.astype(np.int64, copy=False) for n, a in inputs.items() if self._is_id(n)}
+        else:
+            whole = {n: self._repeated(n, array, num_items) for n, array in inputs.items()}
+            ids = self._graph.run(whole)
         floats = [inputs[t.name] for t in self._layout.inputs if t.dtype == "float32"]
         query = Query(
             num_items,
@@ -73,6 +61,25 @@ class Tensors:
         _check_rows(query)
         return query
 
+    def _num_items(self, inputs: Mapping[str, Array]) -> int:
+        """Inputs have one row, which holds for all items, or the same number of them."""
+        rows = {n: len(array) for n, array in inputs.items() if self._inputs[n].is_per_item}
+        if len(set(rows.values()) - {1}) > 1:
+            raise InvalidRequestError(
+                "inputs have different numbers of rows: "
+                + ", ".join(f"{name} {number}" for name, number in rows.items())
+                + "; all have one, or the same number of them"
+            )
+        return max(rows.values(), default=1)
+
+    def _is_id(self, name: str) -> bool:
+        return self._inputs[name].dtype == "int64"
+
+    def _repeated(self, name: str, array: Array, num_items: int) -> npt.NDArray[np.generic]:
+        if not self._inputs[name].is_per_item or len(array) == num_items:
+            return array
+        return np.repeat(array, num_items, axis=0)
+
     def _block(self, field: Field, ids: Mapping[str, IntArray]) -> IntArray:
         array = ids[field.ids or field.name].reshape(-1, field.length or 1)
         _refuse(field, array)
@@ -84,22 +91,10 @@ class Tensors:
             if is_bag(self._layout, field):
                 array = ids[field.ids or field.name]
                 found[field.name] = (
-                    _bags(array)
-                    if field.bounds is None
-                    else Bags(np.ascontiguousarray(array.ravel()), ids[field.bounds])
+                    _bags(array) if field.bounds is None else _bounded(array, ids[field.bounds])
                 )
                 _refuse(field, found[field.name].ids)
         return [found[name] for name in self._bags]
-
-
-def _repeated(array: IntArray, num_items: int) -> IntArray:
-    return array if len(array) == num_items else np.repeat(array, num_items, axis=0)
-
-
-def _num_items(inputs: Mapping[str, Array]) -> int | None:
-    """None where inputs have different numbers of rows, as ids and the bounds of their bags do."""
-    sizes = {len(array) for array in inputs.values()} - {1}
-    return None if len(sizes) > 1 else max(sizes, default=1)
 
 
 def _check_rows(query: Query) -> None:
@@ -140,6 +135,16 @@ def _bags(array: IntArray) -> Bags:
     bounds = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(is_there.sum(axis=1), out=bounds[1:])
     return Bags(rows[is_there], bounds)
+
+
+def _bounded(ids: IntArray, bounds: IntArray) -> Bags:
+    bags = Bags(np.ascontiguousarray(ids.ravel()), np.ascontiguousarray(bounds))
+    lengths = np.diff(bags.bounds)
+    if len(lengths) < 1 or bags.bounds[0] < 0 or (lengths < 0).any() or bounds[-1] > len(bags.ids):
+        raise InvalidRequestError(
+            f"bags begin before the one in front ends, or end behind the {len(bags.ids)} ids"
+        )
+    return bags
 
 
 def _refuse(field: Field, ids: IntArray) -> None:
