@@ -61,6 +61,7 @@ class BusConfig(Settings):
     max_deliveries: int = Field(5, ge=1)
     retry_s: float = Field(30.0, ge=0, description="how long an operation retries an absent bus")
     max_topic_messages: int = Field(100_000, ge=1)
+    max_journal_messages: int = Field(100_000, ge=1)
     max_inbox_messages: int = Field(10_000, ge=1)
     max_dead_letters: int = Field(10_000, ge=1)
 

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from services.recommender.layout import FORMAT, Layout, Stored
 from services.recommender.manifest import FILE_NAME, save_manifest
+from services.recommender.packing import pack
 from services.recommender.planner.profiles import Profile
 from services.recommender.planning import Limits, Planned, plan
 from services.recommender.profile_file import DEFAULT, read_profile
-from services.recommender.program import ELEMENTS, Element, vector_bytes
+from services.recommender.program import ELEMENTS
 from services.recommender.source import Array, Source, read_folder
 from services.recommender.tensors import shapes
 from shared.errors import ModelError
@@ -32,7 +32,6 @@ from shared.lm.manifest import checksum
 ARENA, DENSE, INDICES = "arena.bin", "dense.onnx", "indices.onnx"
 CHUNK_BYTES = 16 << 20
 Report = Callable[[float, str], None]
-Bytes = npt.NDArray[np.uint8]
 
 
 def read_source(source: Path) -> Source:
@@ -124,24 +123,6 @@ def _rows(stored: Stored, source: Source) -> Iterator[memoryview]:
             packed = pack(values.astype(np.float32, copy=False), stored.element)
             chunk[:, part.offset : part.offset + packed.shape[1]] = packed
         yield chunk.data
-
-
-def pack(values: npt.NDArray[np.float32], element: Element) -> Bytes:
-    """Vectors [n, dim] as they are stored [n, bytes]. int8: the largest value of a vector is 127
-    steps, and the step comes first."""
-    if element != "int8":
-        kind = np.float32 if element == "fp32" else np.float16
-        with np.errstate(over="ignore"):
-            packed = np.ascontiguousarray(values, kind)
-        if not np.isfinite(packed).all():
-            raise ModelError("a table holds values that float16 cannot")
-        return packed.view(np.uint8).reshape(len(values), -1)
-    steps = np.abs(values).max(axis=1, keepdims=True) / np.float32(127)
-    whole = np.rint(values / np.where(steps > 0, steps, 1)).astype(np.int8)
-    packed_rows = np.zeros((len(values), vector_bytes(values.shape[1], "int8")), np.uint8)
-    packed_rows[:, :4] = np.ascontiguousarray(steps, np.float32).view(np.uint8)
-    packed_rows[:, 4 : 4 + values.shape[1]] = whole.view(np.uint8)
-    return packed_rows
 
 
 def _put(content: Path | bytes, file: Path) -> None:

@@ -5,6 +5,7 @@ Two kinds of traffic (ARCHITECTURE.md, "Durable requests, soft speculation"):
   consumer's lease runs out, put aside as dead letters after too many deliveries;
 - inboxes are soft: one per process, addressed directly, bounded; a message to an inbox that
   nobody keeps is dropped.
+Journals are durable, too, but kept rather than consumed: each reader reads all of one.
 And one small shared state: the registry of live instances, and boards of weights.
 """
 
@@ -77,6 +78,20 @@ class Subscription(ABC, Generic[M]):
         """Waits for a message. Survives a restart of the bus; malformed ones are dead-lettered."""
 
 
+class Follower(ABC):
+    """A reader's place in a journal, at first its beginning."""
+
+    @abstractmethod
+    async def next(self) -> object:
+        """Waits for the next message, in the order in which they were recorded. Survives a restart
+        of the bus; malformed ones are counted and passed over."""
+
+    @property
+    @abstractmethod
+    def is_current(self) -> bool:
+        """Whether all that was recorded before this reader came has been read."""
+
+
 class Bus(ABC):
     """All operations raise BusError when the bus stays out of reach for `retry_s`."""
 
@@ -97,6 +112,15 @@ class Bus(ABC):
     async def lag(self, topic: Topic[M]) -> int:
         """How many messages no consumer has been handed yet."""
         return (await self.backlog(topic)).num_messages
+
+    @abstractmethod
+    async def record(self, journal: str, message: object) -> None:
+        """Appends to a journal, for all readers of now and of later. Raises BusError also if it
+        holds its `max_journal_messages`: nothing of it is ever dropped."""
+
+    @abstractmethod
+    def follow(self, journal: str) -> AbstractAsyncContextManager[Follower]:
+        """Reads a journal from its beginning."""
 
     @abstractmethod
     async def send(self, inboxes: Iterable[str], message: object) -> None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from shared.bus import metrics
-from shared.bus.base import Backlog, Bus, Delivery, Instance, Subscription
+from shared.bus.base import Backlog, Bus, Delivery, Follower, Instance, Subscription
+from shared.bus.memory_journal import Journal, MemoryFollower
 from shared.codec import decode, encode
 from shared.config import BusConfig
 from shared.errors import BusError, MessageError
@@ -56,6 +57,7 @@ class MemoryBus(Bus):
     def __init__(self, config: BusConfig) -> None:
         self.config = config
         self._logs: dict[str, Log] = {}
+        self._journals: dict[str, Journal] = {}
         self._inboxes: dict[str, asyncio.Queue[bytes]] = {}
         self._instances: dict[str, tuple[Instance, float]] = {}
         self._boards: dict[str, dict[str, float]] = {}
@@ -94,6 +96,22 @@ class MemoryBus(Bus):
         since = self.log(topic.name).waiting_since
         age_s = asyncio.get_running_loop().time() - since[0] if since else 0.0
         return Backlog(len(since), age_s)
+
+    async def record(self, journal: str, message: object) -> None:
+        await self.record_bytes(journal, encode(message))
+
+    async def record_bytes(self, journal: str, data: bytes) -> None:
+        """What `record` does with the encoded message."""
+        found = self._journals.setdefault(journal, Journal())
+        if len(found.entries) >= self.config.max_journal_messages:
+            raise BusError(f"journal {journal} holds its {len(found.entries)} messages already")
+        async with found.changed:
+            found.entries.append(data)
+            found.changed.notify_all()
+
+    @asynccontextmanager
+    async def follow(self, journal: str) -> AsyncIterator[Follower]:
+        yield MemoryFollower(self._journals.setdefault(journal, Journal()))
 
     async def send(self, inboxes: Iterable[str], message: object) -> None:
         data = encode(message)

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from shared.bus import metrics
-from shared.bus.base import Backlog, Bus, Instance, Subscription
+from shared.bus.base import Backlog, Bus, Follower, Instance, Subscription
 from shared.bus.redis_client import (
     ANNOUNCE,
     BACKLOG,
@@ -26,6 +26,7 @@ from shared.bus.redis_client import (
     RedisClient,
 )
 from shared.bus.redis_inbox import RedisInbox
+from shared.bus.redis_journal import RedisFollower
 from shared.bus.redis_outbox import RedisOutbox
 from shared.bus.redis_topic import RedisSubscription
 from shared.codec import encode
@@ -52,12 +53,34 @@ class RedisBus(Bus):
     async def publish_bytes(self, topic: str, data: bytes) -> None:
         """What `publish` does with the encoded message."""
         limit = self.config.max_topic_messages
-        keys = [self._client.key("topic", topic), self._client.key("published", uuid.uuid4().hex)]
-        kept_s = math.ceil(self.config.retry_s + 2 * TIMEOUT_S)
-        added = await self._client.run(PUBLISH, keys, limit, kept_s, FIELD, data, is_new_work=True)
-        if added is None:
+        if not await self._append(self._client.key("topic", topic), limit, data):
             metrics.TOPIC_FULL.labels(topic).inc()
             raise BusError(f"topic {topic} holds its {limit} messages already")
+
+    async def record(self, journal: str, message: object) -> None:
+        await self.record_bytes(journal, encode(message))
+
+    async def record_bytes(self, journal: str, data: bytes) -> None:
+        """What `record` does with the encoded message."""
+        limit = self.config.max_journal_messages
+        if not await self._append(self._client.key("journal", journal), limit, data):
+            raise BusError(f"journal {journal} holds its {limit} messages already")
+
+    async def _append(self, key: str, limit: int, data: bytes) -> bool:
+        """Once, however often it is tried; False if there are `limit` entries."""
+        keys = [key, self._client.key("published", uuid.uuid4().hex)]
+        kept_s = math.ceil(self.config.retry_s + 2 * TIMEOUT_S)
+        added = await self._client.run(PUBLISH, keys, limit, kept_s, FIELD, data, is_new_work=True)
+        return added is not None
+
+    @asynccontextmanager
+    async def follow(self, journal: str) -> AsyncIterator[Follower]:
+        follower = RedisFollower(self._client, journal)
+        try:
+            await follower.start()
+            yield follower
+        finally:
+            await follower.leave()
 
     @asynccontextmanager
     async def subscribe(self, topic: Topic[M]) -> AsyncIterator[Subscription[M]]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from services.recommender.kernel import Kernel, hashed_rows
 from services.recommender.machine_code import RING
+from services.recommender.packing import pack
 from services.recommender.program import ELEMENTS, Access, Bag, Column, Program, Read, vector_bytes
-from services.recommender.restructure import pack
 from shared.errors import ModelError
 from tests.recommender import twin
 

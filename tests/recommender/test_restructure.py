@@ -17,11 +17,12 @@ from services.recommender.graph import Layer, write_graph
 from services.recommender.layout import Catalogue, Layout, Unknown
 from services.recommender.manifest import load_manifest
 from services.recommender.model import Model
+from services.recommender.packing import pack
 from services.recommender.planner.profiles import U280
 from services.recommender.planning import Limits
 from services.recommender.profile_file import DEFAULT, read_profile
 from services.recommender.program import ELEMENTS, Element
-from services.recommender.restructure import main, pack, read_source, restructure
+from services.recommender.restructure import main, read_source, restructure
 from services.recommender.source import (
     CandidateField,
     ContextField,

@@ -12,7 +12,7 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 
-from shared.bus import Backlog, Bus, Delivery, Instance, Subscription, connect
+from shared.bus import Backlog, Bus, Delivery, Follower, Instance, Subscription, connect
 from shared.bus.memory import MemoryBus
 from shared.bus.redis import RedisBus
 from shared.bus.redis_client import RedisClient
@@ -447,3 +447,61 @@ async def test_a_board_is_scaled_atomically_and_within_bounds(bus: Bus, other: B
 async def test_the_bus_has_a_clock(bus: Bus) -> None:
     await bus.announce([], 3.0)
     assert abs(bus.now() - time.time()) < 1.0
+
+
+async def told(follower: Follower) -> object:
+    return await asyncio.wait_for(follower.next(), 5)
+
+
+async def test_every_reader_of_a_journal_gets_all_of_it_in_order(bus: Bus, other: Bus) -> None:
+    for number in range(40):
+        await bus.record("journal", request(number))
+    async with bus.follow("journal") as first, other.follow("journal") as second:
+        assert not first.is_current
+        for number in range(40):
+            assert await told(first) == request(number)
+            assert await told(second) == request(number)
+        assert first.is_current
+        await other.record("journal", request(40))
+        assert [await told(reader) for reader in (first, second)] == [request(40)] * 2
+    async with bus.follow("journal") as late:
+        assert [await told(late) for _ in range(41)] == [request(number) for number in range(41)]
+
+
+async def test_a_reader_of_an_empty_journal_waits_and_is_current(bus: Bus) -> None:
+    async with bus.follow("journal") as follower, bus.follow("other") as elsewhere:
+        assert follower.is_current
+        waiting = asyncio.create_task(follower.next())
+        await bus.record("journal", request(1))
+        assert await asyncio.wait_for(waiting, 5) == request(1)
+        assert elsewhere.is_current
+
+
+async def test_a_full_journal_refuses_and_drops_nothing(bus_config: BusConfig) -> None:
+    small = connect(bus_config.model_copy(update={"max_journal_messages": 2}))
+    for number in range(2):
+        await small.record("journal", request(number))
+    with pytest.raises(BusError, match="journal journal holds its 2 messages"):
+        await small.record("journal", request(2))
+    async with small.follow("journal") as follower:
+        assert [await told(follower) for _ in range(2)] == [request(0), request(1)]
+    await small.close()
+
+
+async def test_a_malformed_entry_of_a_journal_is_passed_over(bus: Bus) -> None:
+    assert isinstance(bus, MemoryBus | RedisBus)
+    await bus.record("journal", request(0))
+    await bus.record_bytes("journal", b"no message")
+    await bus.record("journal", request(1))
+    async with bus.follow("journal") as follower:
+        assert [await told(follower) for _ in range(2)] == [request(0), request(1)]
+        assert follower.is_current
+
+
+async def test_a_reader_that_gives_up_waiting_misses_nothing(bus: Bus) -> None:
+    async with bus.follow("journal") as follower:
+        for number in range(5):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(follower.next(), 0.01)
+            await bus.record("journal", request(number))
+            assert await told(follower) == request(number)
