@@ -26,7 +26,15 @@ def save_manifest(layout: Layout, folder: Path) -> None:
 
 
 def load_manifest(folder: Path) -> Layout:
-    """Reads and verifies. Raises ModelError naming the folder and what is wrong with it."""
+    """Reads and verifies, every file by its checksum. Raises ModelError naming the folder and what
+    is wrong with it."""
+    layout = read_manifest(folder)
+    check_files(folder, layout.files)
+    return layout
+
+
+def read_manifest(folder: Path) -> Layout:
+    """The manifest alone, which must be sound. Raises ModelError."""
     path = folder / FILE_NAME
     if not path.is_file():
         raise ModelError(f"{folder} is no ranking model: it has no {FILE_NAME}")
@@ -39,7 +47,6 @@ def load_manifest(folder: Path) -> Layout:
             f"{path} is not a manifest of this version: {place}: {problem['msg']}"
         ) from error
     _check(layout, folder)
-    check_files(folder, layout.files)
     return layout
 
 
