@@ -34,6 +34,8 @@ LOOKUPS = 32
 ITEMS = 256
 """Of one call: its rows and its output stay in the second cache beside a small table."""
 ROUNDS = 9
+PASSES = 3
+"""Over all footprints, some time apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,14 @@ def footprints(most: int) -> list[int]:
     return found
 
 
+def ascending(ns: npt.NDArray[np.float64]) -> list[list[float]]:
+    """As measured [footprints, row lengths], but no cell above a larger footprint's or a longer
+    row's: what else ran at that moment is no property of the machine."""
+    for axis in (0, 1):
+        ns = np.flip(np.minimum.accumulate(np.flip(ns, axis), axis), axis)
+    return [[float(value) for value in row] for row in ns]
+
+
 def cache_levels() -> list[tuple[str, int]]:
     """Names and bytes of the caches of the first core, and of the memory."""
     found = {}
@@ -118,19 +128,25 @@ def measure(name: str, most: int, threads: int) -> tuple[Caches, list[Curve]]:
     """The profile, and all curves; progress goes to standard error."""
     sizes = footprints(most)
     bench = Bench(most, is_huge=True)
-    tried = {d: bench.ns(most, 64, 1, d) for d in DISTANCES}
+    tried = {d: min(bench.ns(most, 64, 1, d) for _ in range(PASSES)) for d in DISTANCES}
     best = min(tried, key=lambda d: tried[d])
     _say("prefetch distance " + ", ".join(f"{d}: {ns:.1f} ns" for d, ns in tried.items()))
     curves = []
     for pages in ("2 MiB", "4 KiB"):
         bench = Bench(most, is_huge=pages == "2 MiB")
         for num_threads in sorted({1, threads}):
-            rows = []
-            for size in sizes:
-                rows.append([bench.ns(size, length, num_threads, best) for length in ROW_BYTES])
-                shown = " ".join(f"{ns:6.2f}" for ns in rows[-1])
-                _say(f"{pages} pages, {num_threads} threads, {size >> 10:>8} KiB: {shown}")
-            curves.append(Curve(pages, num_threads, rows))
+            passes = []
+            for number in range(PASSES):
+                passes.append(
+                    [
+                        [bench.ns(s, length, num_threads, best) for length in ROW_BYTES]
+                        for s in sizes
+                    ]
+                )
+                _say(f"{pages} pages, {num_threads} threads: pass {number + 1} of {PASSES}")
+            curves.append(Curve(pages, num_threads, ascending(np.median(passes, axis=0))))
+            for size, row in zip(sizes, curves[-1].ns, strict=True):
+                _say(f"{size >> 10:>9} KiB: " + " ".join(f"{ns:6.2f}" for ns in row))
     return (
         Caches(
             name,

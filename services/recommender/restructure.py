@@ -132,15 +132,8 @@ def _put(content: Path | bytes, file: Path) -> None:
         file.write_bytes(content)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="services.recommender.restructure",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("source", type=Path, help="folder of tables and dense graph, or a graph")
-    parser.add_argument("out", type=Path, help="folder to write")
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `limits_of` reads, and `--profile`."""
     parser.add_argument(
         "--profile", default=DEFAULT, help="of the machine: a name or a file (profile command)"
     )
@@ -154,13 +147,29 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--multiply", action="append", default=[], metavar="A*B", help="make this product"
     )
-    arguments = parser.parse_args(argv)
-    limits = Limits(
+
+
+def limits_of(arguments: argparse.Namespace) -> Limits:
+    return Limits(
         arguments.elements,
         arguments.max_bytes,
         arguments.max_growth,
         tuple(tuple(product.split("*")) for product in arguments.multiply),
     )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="services.recommender.restructure",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="folder of tables and dense graph, or a graph")
+    parser.add_argument("out", type=Path, help="folder to write")
+    add_limits(parser)
+    arguments = parser.parse_args(argv)
+    limits = limits_of(arguments)
     try:
         profile = read_profile(arguments.profile)
         source = read_source(arguments.source)

@@ -18,6 +18,7 @@ from services.recommender.layout import Catalogue, Layout, Unknown
 from services.recommender.manifest import load_manifest
 from services.recommender.model import Model
 from services.recommender.packing import pack
+from services.recommender.plan import main as explain_main
 from services.recommender.planner.profiles import U280
 from services.recommender.planning import Limits
 from services.recommender.profile_file import DEFAULT, read_profile
@@ -253,3 +254,21 @@ def test_the_command_says_what_it_made(tmp_path: Path, capsys: pytest.CaptureFix
     assert "none is not there" in capsys.readouterr().err
     assert main([str(tmp_path / "s"), str(tmp_path / "x"), "--profile", "mine"]) == 1
     assert "no profile; there are epyc, u280" in capsys.readouterr().err
+
+
+def test_a_plan_is_explained_without_writing_anything(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(source.iterdir())
+    arguments = [str(source), "--profile", "u280", "--explain", "--max-growth", "4"]
+    assert explain_main(arguments) == 0
+    shown = capsys.readouterr().out
+    layout_lines = [line for line in shown.splitlines() if " fp32 " in line]
+    assert any("user*user2: joined: the same ids read all" in line for line in layout_lines)
+    assert any("multiplied: one access of" in line for line in layout_lines)
+    assert "500.0% are allowed" in shown
+    assert "ns an item by profile u280; each table alone" in shown
+    assert shown.count("accesses,") == 7
+    assert sorted(source.iterdir()) == before
+    assert explain_main([str(source), "--multiply", "user*item"]) == 1
+    assert "3,600 rows of 96 bytes" in capsys.readouterr().err
