@@ -1,7 +1,8 @@
 """Messages to msgpack bytes and back. Strict both ways: what it lets through is typed as declared.
 
 The wire form is a map {"v": version, "type": class name, "body": fields}. Checks are compiled once
-from the dataclass annotations. Knows no bus and no service.
+from the dataclass annotations. Knows no bus and no service. `pack` and `unpack` are for those who
+are not on the bus, and know of no message.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from shared.messages import MESSAGES
 
 SCHEMA_VERSION = 1
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
+
+_PLAIN = {type(None), bool, int, float, str, bytes, list, dict}
 
 Reader = Callable[[Any, str], Any]
 Writer = Callable[[Any], Any]
@@ -41,13 +44,7 @@ def encode(message: object) -> bytes:
 
 def decode(data: bytes) -> object:
     """Raises OversizeError or MalformedError, which names the first thing that is wrong."""
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise OversizeError(f"message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
-    try:
-        envelope = msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        # TypeError: a map with a list or a map for its key.
-        raise MalformedError(f"not msgpack: {error}") from error
+    envelope = _unpacked(data)
     if not isinstance(envelope, dict) or set(envelope) != {"v", "type", "body"}:
         raise MalformedError("not a message: expected a map of v, type and body")
     version = _scalar(int)(envelope["v"], "v")
@@ -57,6 +54,47 @@ def decode(data: bytes) -> object:
     if name not in _READERS:
         raise MalformedError(f"unknown message type {_shown(name)}")
     return _READERS[name](envelope["body"], name)
+
+
+def pack(value: object) -> bytes:
+    """Plain values (`unpack`) as msgpack."""
+    data: bytes = msgpack.packb(value)
+    return data
+
+
+def unpack(data: bytes) -> object:
+    """A stranger's msgpack: null, booleans, numbers, text, bytes, lists, and maps whose keys are
+    text. Raises OversizeError beyond MAX_MESSAGE_BYTES, MalformedError for anything else."""
+    value = _unpacked(data)
+    waiting: list[list[object]] = [[value]]
+    while waiting:
+        values = waiting.pop()
+        # Of long lists of numbers: one pass in C instead of a look at each.
+        kinds = set(map(type, values))
+        if strange := kinds - _PLAIN:
+            raise MalformedError(f"msgpack holds {min(kind.__name__ for kind in strange)}")
+        if kinds & {list, dict}:
+            waiting += [inner for inner in values if isinstance(inner, list)]
+            waiting += [_values(inner) for inner in values if isinstance(inner, dict)]
+    return value
+
+
+def _values(given: dict[object, object]) -> list[object]:
+    for key in given:
+        if not isinstance(key, str):
+            raise MalformedError(f"a key of a map is {type(key).__name__}, expected str")
+    return list(given.values())
+
+
+def _unpacked(data: bytes) -> object:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise OversizeError(f"message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    try:
+        value: object = msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        # TypeError: a map with a list or a map for its key.
+        raise MalformedError(f"not msgpack: {error}") from error
+    return value
 
 
 def _shown(text: str) -> str:
@@ -165,6 +203,8 @@ def _plain(value: Any) -> Any:
         return {f.name: _plain(getattr(value, f.name)) for f in fields(cls)}
     if cls is list and value and is_dataclass(value[0]):
         return [_plain(v) for v in value]
+    if cls is dict and value and is_dataclass(next(iter(value.values()))):
+        return {key: _plain(v) for key, v in value.items()}
     return value
 
 

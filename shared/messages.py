@@ -1,4 +1,5 @@
 """Every message that crosses a process boundary, and nothing else: the wire is the architecture.
+Those of tensors are in tensor_messages.py.
 
 Frozen, slotted dataclasses of plain values; the codec derives the wire schema from the
 annotations. Token ids only: text exists in the gateway alone. Durations are seconds measured in
@@ -8,6 +9,8 @@ one process; `deadline` is a time of the bus's clock (`Bus.now`), since it cross
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from shared.tensor_messages import DescribeRequest, Description, Outputs, ScoreRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +282,9 @@ class Scores:
 
 
 SpeculationMessage = DraftRequest | Proposal | Draft | Release
-Reply = Tokens | Finished | Failed | Cancelled | Scores
+Reply = Tokens | Finished | Failed | Cancelled | Scores | Outputs
 MESSAGES: tuple[type, ...] = (
     GenerateRequest, Tokens, Finished, Failed, Cancelled, Cancel,
     DraftRequest, Proposal, Draft, Release, RecommendRequest, Scores,
+    ScoreRequest, Outputs, DescribeRequest, Description,
 )  # fmt: skip

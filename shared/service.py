@@ -16,15 +16,16 @@ from typing import Protocol, TypeVar
 
 from shared.bus.base import Bus, Delivery, Instance
 from shared.config import BusConfig
-from shared.errors import BusError, InvalidRequestError, QuorumError
+from shared.errors import BusError, InvalidRequestError, MessageError, QuorumError
 from shared.log import request_scope
 from shared.messages import Cancelled, Failed, Finished, Scores
 from shared.registry import Registry
+from shared.tensor_messages import Outputs
 from shared.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-Terminal = Finished | Failed | Cancelled | Scores
+Terminal = Finished | Failed | Cancelled | Scores | Outputs
 
 
 class Request(Protocol):
@@ -120,7 +121,7 @@ class Service(ABC):
                 if reply is None:
                     logger.warning("lease lost, another consumer has the request")
                     return
-                if not await delivery.answer(request.reply_to, reply):
+                if not await self._send(delivery, reply):
                     logger.warning("lease lost, another consumer answers")
             except BusError as error:
                 logger.error("unanswered, to be delivered again: %s", error)
@@ -128,6 +129,18 @@ class Service(ABC):
             except asyncio.CancelledError:
                 await self._hand_back(delivery)
                 raise
+
+    async def _send(self, delivery: Delivery[R], reply: Terminal) -> bool:
+        """An answer that the wire cannot carry becomes a failure, which it can."""
+        request = delivery.message
+        try:
+            return await delivery.answer(request.reply_to, reply)
+        except MessageError as error:
+            logger.error("the answer cannot be sent: %s", error)
+            message = f"the answer cannot be sent: {error}"
+            return await delivery.answer(
+                request.reply_to, Failed(request.request_id, error.code, message)
+            )
 
     async def _hand_back(self, delivery: Delivery[R]) -> None:
         try:
@@ -194,4 +207,7 @@ async def background(*coroutines: Coroutine[object, object, None]) -> AsyncItera
             for task in tasks:
                 task.cancel()
     except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from failures

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shared.messages import GenerateRequest, RecommendRequest
+from shared.tensor_messages import ScoreRequest
 
 M = TypeVar("M")
 
@@ -27,3 +28,8 @@ def generate_requests(model: str) -> Topic[GenerateRequest]:
 def recommend_requests(model: str) -> Topic[RecommendRequest]:
     """Written by gateways, read by the group of recommenders that hold this model."""
     return Topic(f"recommend.requests.{model}", RecommendRequest, "recommender")
+
+
+def score_requests(model: str) -> Topic[ScoreRequest]:
+    """Likewise, of tensors instead of names."""
+    return Topic(f"score.requests.{model}", ScoreRequest, "recommender")

@@ -25,6 +25,7 @@ CONFINED = {
     "onnxruntime": [
         "shared/lm/",
         "services/recommender/dense.py",
+        "services/recommender/quantize.py",
         "services/verifier/precision.py",
     ],
     "torch": [],
@@ -49,6 +50,8 @@ PURE = [
     "services/drafter/model.py",
     "services/drafter/ngram.py",
     "services/drafter/suffix.py",
+    "services/recommender/arrays.py",
+    "services/recommender/description.py",
     "services/recommender/layout.py",
     "services/recommender/machine_code.py",
     "services/recommender/program.py",
@@ -73,7 +76,12 @@ PURE_MAY_IMPORT = {
     "contextlib",
     "llvmlite",  # as a builder of text
 }
-PURE_MAY_USE = {"shared.messages", "shared.errors", *(p[:-3].replace("/", ".") for p in PURE)}
+PURE_MAY_USE = {
+    "shared.messages",
+    "shared.tensor_messages",
+    "shared.errors",
+    *(p[:-3].replace("/", ".") for p in PURE),
+}
 
 
 def imports(path: Path) -> Iterator[str]:

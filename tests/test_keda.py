@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -14,7 +15,7 @@ from shared.bus.redis_client import RedisClient
 from shared.config import BusConfig, load
 from shared.lm.manifest import load_manifest
 from shared.messages import RecommendRequest
-from shared.topics import generate_requests, recommend_requests
+from shared.topics import Topic, generate_requests, recommend_requests, score_requests
 from tests.manifests import DEPLOYMENTS, SERVICES, ScaledObject, StreamTrigger, of_kind
 from tests.redis_server import RedisServer
 from tests.test_docs import ROOT
@@ -51,9 +52,12 @@ def test_keda_asks_the_services_redis_with_their_secret() -> None:
 
 def test_keda_watches_the_keys_that_the_code_uses() -> None:
     gateway = load(GatewayConfig, {})
-    topics = {
-        "verifier": generate_requests(load_manifest(ROOT / gateway.model, used=()).name),
-        "recommender": recommend_requests(gateway.recommender),
+    topics: dict[str, list[Topic[Any]]] = {
+        "verifier": [generate_requests(load_manifest(ROOT / gateway.model, used=()).name)],
+        "recommender": [
+            recommend_requests(gateway.recommender),
+            score_requests(gateway.recommender),
+        ],
     }
     client = RedisClient(BusConfig(url="redis://redis:6379/0"))
     holds = {
@@ -61,13 +65,15 @@ def test_keda_watches_the_keys_that_the_code_uses() -> None:
         "recommender": load(RecommenderConfig, {}).max_requests,
     }
     assert {name for name in SERVICES if stream_triggers(name)} == set(topics)
-    for name, topic in topics.items():
-        by_lag, by_pending = (trigger.metadata for trigger in stream_triggers(name))
-        for watched in (by_lag, by_pending):
-            assert watched.stream == client.key("topic", topic.name)
-            assert watched.consumerGroup == topic.group
-        assert int(by_lag.lagCount or 0) > 0
-        assert 0 < int(by_pending.pendingEntriesCount or 0) < holds[name]
+    for name, read in topics.items():
+        triggers = [trigger.metadata for trigger in stream_triggers(name)]
+        assert len(triggers) == 2 * len(read)
+        for topic, by_lag, by_pending in zip(read, triggers[::2], triggers[1::2], strict=True):
+            for watched in (by_lag, by_pending):
+                assert watched.stream == client.key("topic", topic.name)
+                assert watched.consumerGroup == topic.group
+            assert int(by_lag.lagCount or 0) > 0
+            assert 0 < int(by_pending.pendingEntriesCount or 0) < holds[name]
 
 
 async def test_redis_tells_keda_what_waits_and_what_is_in_work(redis_server: RedisServer) -> None:

@@ -23,13 +23,13 @@ from shared.config import BusConfig
 from shared.errors import QuorumError
 from shared.runner import Part
 from shared.service import Service
-from shared.topics import Topic, generate_requests, recommend_requests
+from shared.topics import Topic, generate_requests, recommend_requests, score_requests
 
 logger = logging.getLogger(__name__)
 
-TOPICS: Mapping[str, Callable[[str], Topic[Any]]] = {
-    "verifier": generate_requests,
-    "recommender": recommend_requests,
+TOPICS: Mapping[str, Sequence[Callable[[str], Topic[Any]]]] = {
+    "verifier": [generate_requests],
+    "recommender": [recommend_requests, score_requests],
 }
 """By the role that reads them; other roles are sent their work directly."""
 
@@ -121,7 +121,7 @@ class AutoscalerService(Service):
         all replicas are too busy to answer, the queue still tells."""
         ids = [id_ for reading in readings for id_ in reading.instance_ids]
         instances = [i for id_ in ids if (i := self.registry.find(id_)) is not None]
-        topics = {TOPICS[i.role](i.name) for i in instances if i.role in TOPICS}
+        topics = {topic(i.name) for i in instances for topic in TOPICS.get(i.role, ())}
         if topics:
             self._topics[service] = topics
         waiting = [await self.bus.backlog(topic) for topic in self._topics.get(service, ())]

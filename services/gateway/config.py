@@ -24,7 +24,9 @@ class GatewayConfig(Settings):
     max_in_flight: int = Field(256, ge=1, description="beyond it, requests are refused with 429")
     max_choices: int = Field(16, ge=1, description="most completions of one HTTP request")
     max_completion_tokens: int = Field(512, ge=1, description="of a chat that sets no limit")
-    max_body_bytes: int = Field(1 << 20, ge=1024)
+    max_body_bytes: int = Field(
+        1 << 20, ge=1024, description="of text; tensors as bytes may take the 8 MiB of a message"
+    )
     request_timeout_s: float = Field(300.0, gt=0, description="most that `timeout` may ask for")
     silence_s: float = Field(15.0, gt=0, description="an unheard-of request is published again")
     ping_s: float = Field(10.0, gt=0, description="a silent stream gets a comment line")

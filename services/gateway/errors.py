@@ -1,4 +1,4 @@
-"""From errors to HTTP: the one place. Shapes and types are OpenAI's."""
+"""From errors to HTTP: the one place. Shapes and types are OpenAI's; under /v2, KServe's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ REQUEST_ID = web.RequestKey("request_id", str)
 # Code -> HTTP status, OpenAI's type, OpenAI's code.
 STATUSES: dict[str, tuple[int, str, str | None]] = {
     "invalid_request": (400, "invalid_request_error", None),
+    "message_too_large": (413, "invalid_request_error", None),
     "not_found": (404, "invalid_request_error", "model_not_found"),
     "overloaded": (429, "rate_limit_error", "rate_limit_exceeded"),
     "unavailable": (503, "service_unavailable_error", "unavailable"),
@@ -58,7 +59,7 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except QuorumError as failure:
         body, status = body_of(failure)
-        response = web.json_response(body, status=status)
+        response = _response(request, str(failure), body, status)
         if isinstance(failure, OverloadedError):
             response.headers["Retry-After"] = str(max(1, round(failure.retry_after_s)))
         elif status == 503:
@@ -68,15 +69,20 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         if failure.status < 400:
             raise
         text = _http_text(request, failure)
-        return web.json_response(
-            error(text, "invalid_request_error", None, None), status=failure.status
-        )
+        body = error(text, "invalid_request_error", None, None)
+        return _response(request, text, body, failure.status)
     except ConnectionResetError:
         raise
     except Exception:
         logger.exception("a fault of ours")
-        body = error("an internal error; see the logs", "server_error", None, "internal_error")
-        return web.json_response(body, status=500)
+        text = "an internal error; see the logs"
+        body = error(text, "server_error", None, "internal_error")
+        return _response(request, text, body, 500)
+
+
+def _response(request: web.Request, text: str, body: Json, status: int) -> web.Response:
+    is_kserve = request.path == "/v2" or request.path.startswith("/v2/")
+    return web.json_response({"error": text} if is_kserve else body, status=status)
 
 
 def _http_text(request: web.Request, failure: web.HTTPException) -> str:
@@ -85,5 +91,5 @@ def _http_text(request: web.Request, failure: web.HTTPException) -> str:
     if failure.status == 405:
         return f"{request.path[:200]} does not take {request.method}"
     if failure.status == 413:
-        return "the body is too large"
+        return f"the body is too large. {failure.text}"
     return failure.reason

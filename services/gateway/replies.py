@@ -24,11 +24,12 @@ from shared.messages import (
     Scores,
     Tokens,
 )
+from shared.tensor_messages import Outputs, ScoreRequest
 
 logger = logging.getLogger(__name__)
 
-Request = GenerateRequest | RecommendRequest
-Terminal = Finished | Failed | Cancelled | Scores
+Request = GenerateRequest | RecommendRequest | ScoreRequest
+Terminal = Finished | Failed | Cancelled | Scores | Outputs
 MAX_REPUBLISHED = 5
 GAP_PATIENCE_S = 1.0
 
@@ -96,7 +97,7 @@ class Replies:
 
     async def receive(self, message: object) -> None:
         """Hands an inbox message to its waiter; whoever works for nobody is told to stop."""
-        if not isinstance(message, Tokens | Finished | Failed | Cancelled | Scores):
+        if not isinstance(message, Tokens | Terminal):
             logger.warning("unexpected %s in the inbox", type(message).__name__)
             return
         waiter = self._waiters.get(message.request_id)

@@ -134,6 +134,17 @@ def recommendations(model: str, scores: Scores) -> Json:
     }
 
 
+def scored(model: str, version: str, scores: Sequence[float], best: Sequence[int] | None) -> Json:
+    """Scores of all items, or those at the `best` places, in that order."""
+    head: Json = {"object": "list", "model": model, "version": version}
+    if best is None:
+        return {**head, "scores": list(scores)}
+    data = [
+        {"index": index, "score": scores[index], "rank": rank} for rank, index in enumerate(best, 1)
+    ]
+    return {**head, "data": data}
+
+
 def _histogram(counts: Counter[int]) -> list[int]:
     """Index is the number of accepted tokens."""
     return [counts[n] for n in range(max(counts, default=-1) + 1)]

@@ -19,6 +19,8 @@ B = TypeVar("B", bound="Body")
 MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 INT64 = 1 << 63
+MAX_NAME = 512
+"""Characters of an input's or output's name."""
 
 # Fields of OpenAI's that are not supported, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -46,6 +48,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
@@ -150,34 +153,51 @@ class ChatBody(GenerationBody):
 
 
 class RecommendBody(Body):
-    """POST /v1/recommendations: scores `candidates`, or the best `k` of the whole catalogue."""
+    """POST /v1/recommendations: scores `candidates`, or the best `k` of the whole catalogue; or
+    the items that `inputs` are numbers of, all of them or the best `k`."""
 
     model: str | None = None
     context: dict[str, Annotated[list[str], Field(max_length=4096)]] = Field(default_factory=dict)
     candidates: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
-    k: int = Field(10, ge=1, le=1000)
+    inputs: Annotated[dict[Name, object], Field(min_length=1)] | None = None
+    k: int | None = Field(None, ge=1, le=1000)
     timeout: Finite | None = Field(None, gt=0)
 
 
 def parse(cls: type[B], data: bytes) -> B:
     """The body as `cls`. Raises InvalidRequestError naming the field at fault."""
     try:
-        content = json.loads(data, parse_constant=_refuse_constant)
-        # Half of a surrogate pair is JSON, but no text that could be passed on.
-        json.dumps(content, ensure_ascii=False).encode()
+        text = data.decode("utf-8-sig")
+        content = json.loads(text, parse_constant=_refuse_constant)
+        if "\\u" in text:
+            # Half of a surrogate pair is JSON, but no text that could be passed on.
+            json.dumps(content, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRequestError(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidRequestError("the body must be a JSON object")
+    return check(cls, content)
+
+
+def check(cls: type[B], content: object, where: str | None = None) -> B:
+    """What was read, as `cls`; `where` says of which part of the body, if not of all. Raises
+    InvalidRequestError naming the field at fault."""
     try:
-        return cls.model_validate(_without_neutral(cls, content))
-    except ValidationError as error:
-        raise _as_request_error(error) from error
+        if not isinstance(content, dict):
+            raise InvalidRequestError("must be a map of fields")
+        try:
+            return cls.model_validate(_without_neutral(cls, content))
+        except ValidationError as error:
+            raise _as_request_error(error) from error
+    except InvalidRequestError as error:
+        if where is None:
+            raise
+        raise InvalidRequestError(f"{where}: {error}", where) from error
 
 
 def _without_neutral(cls: type[Body], content: Mapping[str, object]) -> dict[str, object]:
     """Drops nulls and fields that ask for nothing; refuses those that ask for what is not there."""
-    kept = {}
+    kept: dict[str, object] = {}
     for name, value in content.items():
         if name in cls.model_fields:
             if value is not None:

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
-from services.gateway import responses
 from services.gateway.admission import Admission
 from services.gateway.config import GatewayConfig
-from services.gateway.errors import NotFoundError, middleware
-from services.gateway.generation import DeadlineError, Generator, raise_failed
+from services.gateway.descriptions import Descriptions
+from services.gateway.errors import middleware
+from services.gateway.generation import Generator
+from services.gateway.kserve import KServeRoutes
+from services.gateway.recommendations import RecommendationRoutes
+from services.gateway.recommenders import Recommenders
 from services.gateway.replies import Replies, Request
 from services.gateway.routes import GenerationRoutes
-from services.gateway.schemas import RecommendBody, parse
 from services.gateway.text import TextModel
 from shared.bus.base import Bus
 from shared.config import BusConfig
-from shared.errors import ConfigError, UnavailableError
-from shared.messages import Failed, GenerateRequest, RecommendRequest, Scores
+from shared.errors import ConfigError
+from shared.messages import GenerateRequest
 from shared.runner import Part
 from shared.service import Service, background
-from shared.topics import generate_requests, recommend_requests
+from shared.tensor_messages import Description, ScoreRequest
+from shared.topics import generate_requests, recommend_requests, score_requests
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class GatewayService(Service):
         self._config = config
         self._text: TextModel
         self._replies = Replies(bus, self._publish, self._is_queued, config.silence_s)
+        self._descriptions = Descriptions(bus, self.registry, self.instance_id)
         self._admission = Admission(config.max_in_flight)
         self.port = config.port
 
@@ -49,7 +52,7 @@ class GatewayService(Service):
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
         await runner.setup()
         try:
-            async with background(self.read_inbox(self._replies.receive)):
+            async with background(self.read_inbox(self._receive)):
                 await self._listen(runner)
                 await self.announce({"port": str(self.port)})
                 await self.draining.wait()
@@ -63,7 +66,17 @@ class GatewayService(Service):
         GenerationRoutes(
             self._config, self._text, generator, self._admission, self.registry
         ).add_to(app)
-        app.router.add_post("/v1/recommendations", self._recommendations)
+        recommenders = Recommenders(
+            self._config,
+            self.bus,
+            self.registry,
+            self.instance_id,
+            self._admission,
+            self._replies,
+            self._descriptions,
+        )
+        RecommendationRoutes(recommenders).add_to(app)
+        KServeRoutes(recommenders, self._config.max_body_bytes, self.draining).add_to(app)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
@@ -80,34 +93,11 @@ class GatewayService(Service):
             ) from error
         self.port = runner.addresses[0][1]
 
-    async def _recommendations(self, request: web.Request) -> web.Response:
-        body = parse(RecommendBody, await request.read())
-        model = self._config.recommender
-        if body.model not in (None, model):
-            raise NotFoundError(f"model {body.model!r} does not exist; there is {model}")
-        await self.registry.require("recommender", model)
-        timeout_s = min(
-            body.timeout or self._config.request_timeout_s, self._config.request_timeout_s
-        )
-        wanted = RecommendRequest(
-            uuid.uuid4().hex,
-            self.instance_id,
-            body.context,
-            body.candidates,
-            body.k,
-            self.bus.now() + timeout_s,
-        )
-        with self._admission.enter(1), self._replies.waiting(wanted) as waiter:
-            await self.bus.publish(recommend_requests(model), wanted)
-            try:
-                async for event in self._replies.events(waiter, timeout_s):
-                    if isinstance(event, Failed):
-                        raise_failed(event)
-                    if isinstance(event, Scores):
-                        return web.json_response(responses.recommendations(model, event))
-            except TimeoutError as error:
-                raise DeadlineError(f"no answer within {timeout_s:g} s") from error
-        raise UnavailableError("the request was cancelled by the server")
+    async def _receive(self, message: object) -> None:
+        if isinstance(message, Description):
+            self._descriptions.receive(message)
+        else:
+            await self._replies.receive(message)
 
     async def _live(self, _: web.Request) -> web.Response:
         return web.json_response({"live": True})
@@ -129,6 +119,8 @@ class GatewayService(Service):
     async def _publish(self, request: Request) -> None:
         if isinstance(request, GenerateRequest):
             await self.bus.publish(generate_requests(self._text.manifest.name), request)
+        elif isinstance(request, ScoreRequest):
+            await self.bus.publish(score_requests(self._config.recommender), request)
         else:
             await self.bus.publish(recommend_requests(self._config.recommender), request)
 
@@ -136,6 +128,8 @@ class GatewayService(Service):
         """Whether requests of this kind wait for a consumer: silence is then no sign of loss."""
         if isinstance(request, GenerateRequest):
             return await self.bus.lag(generate_requests(self._text.manifest.name)) > 0
+        if isinstance(request, ScoreRequest):
+            return await self.bus.lag(score_requests(self._config.recommender)) > 0
         return await self.bus.lag(recommend_requests(self._config.recommender)) > 0
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from services.recommender import metrics
 from services.recommender.engine import Query
 from services.recommender.model import FloatArray, Model
+
+Waiting = tuple[Query, "asyncio.Future[list[FloatArray]]"]
 
 
 class Batcher:
@@ -17,7 +20,7 @@ class Batcher:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._waiting: list[tuple[Query, asyncio.Future[list[FloatArray]]]] = []
+        self._waiting: list[Waiting] = []
         self._wanted = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "recommender")
 
@@ -30,27 +33,34 @@ class Batcher:
 
     async def run(self) -> None:
         """Scores batch after batch until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             waiting, self._waiting = self._waiting, []
-            batch = [(query, result) for query, result in waiting if not result.done()]
-            queries = [query for query, _ in batch]
-            started = time.perf_counter()
-            try:
-                scored = await loop.run_in_executor(self._thread, self._model.score, queries)
-            except Exception as error:  # a failed batch fails its requests, not the service
-                for _, result in batch:
-                    if not result.done():
-                        result.set_exception(error)
-                continue
-            metrics.SCORING_SECONDS.observe(time.perf_counter() - started)
-            metrics.SCORING_REQUESTS.observe(len(queries))
-            metrics.SCORED_ITEMS.inc(sum(query.num_items for query in queries))
-            for (_, result), scores in zip(batch, scored, strict=True):
-                if not result.done():
-                    result.set_result(scores)
+            await self._answer(waiting)
+
+    async def _answer(self, waiting: Sequence[Waiting]) -> None:
+        """Where a batch fails, each of it is scored alone: others need not suffer from one."""
+        batch = [(query, result) for query, result in waiting if not result.done()]
+        queries = [query for query, _ in batch]
+        started = time.perf_counter()
+        try:
+            scored = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._model.score, queries
+            )
+        except Exception as error:  # a failed batch fails its requests, not the service
+            for query, result in batch:
+                if len(batch) > 1:
+                    await self._answer([(query, result)])
+                elif not result.done():
+                    result.set_exception(error)
+            return
+        metrics.SCORING_SECONDS.observe(time.perf_counter() - started)
+        metrics.SCORING_REQUESTS.observe(len(queries))
+        metrics.SCORED_ITEMS.inc(sum(query.num_items for query in queries))
+        for (_, result), scores in zip(batch, scored, strict=True):
+            if not result.done():
+                result.set_result(scores)
 
     def close(self) -> None:
         """Ends the thread after the batch at hand."""

@@ -18,4 +18,5 @@ class RecommenderConfig(Settings):
     model: Path = Field(Path("models/import-next"), description="folder of a ranking model")
     max_requests: int = Field(64, ge=1, description="requests in work at a time")
     max_rows: int = Field(4096, ge=2, description="items scored in one pass of the MLP")
+    max_items: int = Field(10_000, ge=1, description="of one request of tensors")
     num_threads: int = Field(1, ge=1, description="of a pass")

@@ -32,6 +32,10 @@ def open_session(file: Path, num_threads: int) -> onnxruntime.InferenceSession:
         raise ModelError(f"{file} is no graph that onnxruntime loads: {error}") from error
 
 
+class NotFiniteError(ModelError):
+    """A score is no number, as large numbers among the inputs can bring about."""
+
+
 class Dense:
     """A loaded graph, and the buffers that it reads and writes in place. Calls block."""
 
@@ -54,14 +58,14 @@ class Dense:
                 "is looked up"
             )
         self._inputs = {name: (buffers[name], tuple(shapes[name])) for name in given}
-        self._names = [output.name for output in self._session.get_outputs()]
+        self.names = [output.name for output in self._session.get_outputs()]
         self._bindings: dict[int, onnxruntime.IOBinding] = {}
         self.outputs: list[FloatArray] = self._probe()
 
     def run(self, num_rows: int) -> list[FloatArray]:
         """From the first rows of all inputs, at least two (onnxruntime computes a lone row by
         another kernel, with other bits), to those of all outputs, which the next run overwrites.
-        Raises ModelError."""
+        Raises ModelError, NotFiniteError among them."""
         binding = self._bindings.get(num_rows)
         if binding is None:
             binding = self._bind(num_rows)
@@ -71,7 +75,7 @@ class Dense:
             raise ModelError(f"{self._file} failed on {num_rows} rows: {error}") from error
         found = [output[:num_rows] for output in self.outputs]
         if not all(np.isfinite(output).all() for output in found):
-            raise ModelError(f"{self._file} answered a score that is not finite")
+            raise NotFiniteError(f"{self._file} answered a score that is not finite")
         return found
 
     def require_one_score(self) -> None:
@@ -84,10 +88,10 @@ class Dense:
         """Buffers for the outputs, whose shapes a run tells."""
         feed = {name: array[:2].reshape(2, *shape) for name, (array, shape) in self._inputs.items()}
         try:
-            found = self._session.run(self._names, feed)
+            found = self._session.run(self.names, feed)
         except Exception as error:
             raise ModelError(f"{self._file} failed on 2 rows: {error}") from error
-        for name, output in zip(self._names, found, strict=True):
+        for name, output in zip(self.names, found, strict=True):
             if output.dtype != np.float32 or output.shape[:1] != (2,):
                 raise ModelError(
                     f"{self._file} answered {name}, {output.dtype} {list(output.shape)}, to 2 rows"
@@ -102,7 +106,7 @@ class Dense:
         place = ("cpu", 0, np.float32)
         for name, (array, shape) in self._inputs.items():
             binding.bind_input(name, *place, (num_rows, *shape), array.ctypes.data)
-        for name, array in zip(self._names, self.outputs, strict=True):
+        for name, array in zip(self.names, self.outputs, strict=True):
             binding.bind_output(name, *place, (num_rows, *array.shape[1:]), array.ctypes.data)
         self._bindings[num_rows] = binding
         return binding

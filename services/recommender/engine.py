@@ -101,6 +101,12 @@ class Engine:
         total: IntArray = np.sum([hand.missing for hand in self._hands], axis=0)
         return total
 
+    @property
+    def outputs(self) -> dict[str, list[int]]:
+        """Names of the dense graph's outputs, and their shapes behind the items."""
+        arrays = zip(self._dense.names, self._dense.outputs, strict=True)
+        return {name: list(array.shape[1:]) for name, array in arrays}
+
     def require_one_score(self) -> None:
         """Raises ModelError if the dense graph's first output is more than a number an item."""
         self._dense.require_one_score()

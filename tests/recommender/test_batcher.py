@@ -52,6 +52,22 @@ async def test_a_failed_batch_fails_its_requests_and_the_next_is_scored(model: M
     batcher.close()
 
 
+async def test_of_a_failed_batch_only_who_is_at_fault_fails(model: Model) -> None:
+    batcher = Batcher(model)
+    sound = [model.read({"place": ["x"]}, [item]).query for item in ITEMS]
+    broken = Query(1, [(slice(0, 2), np.zeros((1, 3), np.int64))])
+    queries = [*sound[:3], broken, *sound[3:]]
+    answers = [asyncio.create_task(batcher.score(query)) for query in queries]
+    running = asyncio.create_task(_after_all_wait(batcher, answers))
+    found = await asyncio.gather(*answers, return_exceptions=True)
+    assert isinstance(found.pop(3), ValueError)
+    for query, got in zip(sound, found, strict=True):
+        assert isinstance(got, list)
+        assert np.array_equal(model.score([query])[0][0], got[0])
+    running.cancel()
+    batcher.close()
+
+
 async def _after_all_wait(batcher: Batcher, answers: list[asyncio.Task[list[np.ndarray]]]) -> None:
     """The tasks above were made first, so all of them wait when this one runs."""
     assert not any(answer.done() for answer in answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -22,7 +23,8 @@ from shared.config import BusConfig
 from shared.config import load as load_config
 from shared.errors import ConfigError, ModelError
 from shared.messages import Failed, RecommendRequest, Scores
-from shared.topics import recommend_requests
+from shared.tensor_messages import DescribeRequest, Description, Outputs, ScoreRequest, Tensor
+from shared.topics import recommend_requests, score_requests
 from tests.recommender.toy import ITEMS, write_toy
 from tests.system import running
 
@@ -36,12 +38,12 @@ class Client:
     def __init__(self, bus: Bus) -> None:
         self.bus = bus
         self.inbox = f"gateway.test.{uuid.uuid4().hex}"
-        self.answers: dict[str, asyncio.Queue[Scores | Failed]] = {}
+        self.answers: dict[str, asyncio.Queue[Scores | Failed | Outputs | Description]] = {}
 
     async def read(self) -> None:
         async with self.bus.receive(self.inbox) as messages:
             async for message in messages:
-                assert isinstance(message, Scores | Failed)
+                assert isinstance(message, Scores | Failed | Outputs | Description)
                 self.answers[message.request_id].put_nowait(message)
 
     async def submit(
@@ -61,7 +63,30 @@ class Client:
         k: int = 3,
         timeout_s: float = 30,
     ) -> Scores | Failed:
-        request_id = await self.submit(context, candidates, k, timeout_s)
+        answer = await self.answer(await self.submit(context, candidates, k, timeout_s))
+        assert isinstance(answer, Scores | Failed)
+        return answer
+
+    async def score(
+        self,
+        inputs: dict[str, np.ndarray],
+        is_typed: bool = True,
+        version: str | None = None,
+        timeout_s: float = 30,
+    ) -> Outputs | Failed:
+        request_id = uuid.uuid4().hex
+        self.answers[request_id] = asyncio.Queue()
+        tensors = {n: Tensor(a.dtype.name, list(a.shape), a.tobytes()) for n, a in inputs.items()}
+        deadline = time.time() + timeout_s
+        await self.bus.publish(
+            score_requests("toy"),
+            ScoreRequest(request_id, self.inbox, tensors, is_typed, version, deadline),
+        )
+        answer = await self.answer(request_id)
+        assert isinstance(answer, Outputs | Failed)
+        return answer
+
+    async def answer(self, request_id: str) -> Scores | Failed | Outputs | Description:
         async with asyncio.timeout(20):
             return await self.answers[request_id].get()
 
@@ -154,6 +179,80 @@ async def test_an_expired_request_is_not_scored(client: Client) -> None:
     assert answer.code == "deadline_exceeded"
 
 
+TENSORS = {
+    "place": np.array([[1, 2]]),
+    "seen": np.array([[3, 1, -1]]),
+    "last": np.array([[1]]),
+    "seen_roots": np.array([[2, 1]]),
+    "number": np.array([[4]]),
+    "item": np.array([1, 5, 7]),
+    "root": np.array([1, 2, 4]),
+}
+
+
+async def test_tensors_are_scored_beside_names(client: Client, folder: Path) -> None:
+    model = loaded(folder)
+    ((expected,),) = model.score([model.read_tensors(TENSORS, 9)])
+    named, *answers = await asyncio.gather(
+        client.ask({}), *(client.score(TENSORS, version=v) for v in (None, model.version))
+    )
+    assert isinstance(named, Scores)
+    for answer in answers:
+        assert isinstance(answer, Outputs)
+        assert answer.version == model.version
+        assert answer.outputs == {"score": Tensor("float32", [3, 1], expected.tobytes())}
+    assert await client.bus.lag(score_requests("toy")) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "words"),
+    [
+        ({"item": np.array([1.0], np.float32)}, "inputs.item", "needed is int64"),
+        ({"item": np.array([9])}, "inputs.item", "rows 0 to 7"),
+        ({"item": np.array([1], np.int32)}, "inputs.item", "there are int64, float32"),
+        ({"colour": np.array([1])}, "inputs.colour", "no input 'colour'"),
+        ({"item": np.array([1, 2])}, "inputs", "item 2, root 3"),
+    ],
+)
+async def test_tensors_that_do_not_fit_fail_with_the_input_at_fault(
+    client: Client, change: dict[str, np.ndarray], param: str, words: str
+) -> None:
+    answer = await client.score({**TENSORS, **change})
+    assert isinstance(answer, Failed)
+    assert (answer.code, answer.param) == ("invalid_request", param)
+    assert words in answer.message
+
+
+async def test_tensors_that_come_too_late_or_for_another_version_are_not_scored(
+    client: Client,
+) -> None:
+    late = await client.score(TENSORS, timeout_s=-1)
+    assert isinstance(late, Failed)
+    assert late.code == "deadline_exceeded"
+    other = await client.score(TENSORS, version="2")
+    assert isinstance(other, Failed)
+    assert (other.code, other.param) == ("not_found", "version")
+
+
+async def test_whoever_asks_is_told_inputs_outputs_and_plan(
+    client: Client, service: RecommenderService, folder: Path
+) -> None:
+    version = loaded(folder).version
+    client.answers = {"1": asyncio.Queue(), "2": asyncio.Queue()}
+    for request_id, wanted in (("1", "another"), ("2", version)):
+        await client.bus.send(
+            [service.instance_id], DescribeRequest(request_id, client.inbox, wanted)
+        )
+    answer = await client.answer("2")
+    assert isinstance(answer, Description)
+    described = json.loads(answer.json)
+    assert (described["model"], described["version"]) == ("toy", version)
+    assert [one["name"] for one in described["inputs"]] == list(TENSORS)
+    assert described["outputs"] == [{"name": "score", "dtype": "float32", "shape": [-1, 1]}]
+    assert len(described["plan"]["stored"]) == len(loaded(folder).layout.stored)
+    assert client.answers["1"].empty()
+
+
 async def test_many_requests_at_once_each_get_their_own_answer(
     client: Client, folder: Path
 ) -> None:
@@ -183,6 +282,7 @@ async def test_the_registry_shows_model_version_and_catalogue(
     assert isinstance(answer, Scores)
     assert instance.attributes == {
         "version": answer.version,
+        "versions": answer.version,
         "catalogue_size": str(len(ITEMS)),
         "context": "place,seen,number",
     }

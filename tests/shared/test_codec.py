@@ -13,9 +13,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.codec import MAX_MESSAGE_BYTES, SCHEMA_VERSION, decode, encode
+from shared.codec import MAX_MESSAGE_BYTES, SCHEMA_VERSION, decode, encode, pack, unpack
 from shared.errors import MalformedError, MessageError, OversizeError
 from shared.messages import MESSAGES, Cancel, Failed, GenerateRequest, Sampling, Scores
+from shared.tensor_messages import ScoreRequest, Tensor
 
 INT64 = st.integers(-(2**63), 2**64 - 1)
 SCALARS: dict[object, st.SearchStrategy[Any]] = {
@@ -23,6 +24,7 @@ SCALARS: dict[object, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False),
     bool: st.booleans(),
     str: st.text(max_size=8),
+    bytes: st.binary(max_size=8),
 }
 
 
@@ -53,6 +55,12 @@ PLAIN = st.recursive(
     ),
     max_leaves=5,
 )
+TEXT_KEYED = st.recursive(
+    st.none() | st.booleans() | INT64 | st.floats(allow_nan=False) | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)  # fmt: skip
 REQUEST = GenerateRequest("r", "gateway.1", [1, 2], 8, Sampling(logit_bias={3: 0.5}), [0], 1.5)
 
 
@@ -147,6 +155,28 @@ def test_a_wrongly_typed_field_is_named(change: dict[str, object], said: str) ->
     assert said in refusal(envelope(REQUEST, **change))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ([], "ScoreRequest.inputs is list, expected map"),
+        ({1: {}}, "ScoreRequest.inputs is int, expected str"),
+        ({"a": [1]}, "ScoreRequest.inputs is list, expected map"),
+        ({"a": {"dtype": "int64", "shape": [1]}}, "ScoreRequest.inputs lacks data"),
+        (
+            {"a": {"dtype": "int64", "shape": [1], "data": "text"}},
+            "ScoreRequest.inputs.data is str, expected bytes",
+        ),
+        (
+            {"a": {"dtype": "int64", "shape": [1.0], "data": b""}},
+            "ScoreRequest.inputs.shape is not a list of int",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_tensor_is_named(inputs: object, said: str) -> None:
+    sound = ScoreRequest("r", "i", {"a": Tensor("int64", [1], bytes(8))}, True, None, 0.0)
+    assert said in refusal(envelope(sound, inputs=inputs))
+
+
 def test_missing_fields_take_their_defaults_where_they_have_one() -> None:
     wire = envelope(REQUEST, sampling={"seed": 4})
     message = decode(msgpack.packb(wire))
@@ -222,3 +252,40 @@ def test_infinite_and_undefined_numbers_travel_as_they_are() -> None:
     assert isinstance(scores, Scores)
     assert scores.scores[:2] == [math.inf, -math.inf]
     assert math.isnan(scores.scores[2])
+
+
+@given(TEXT_KEYED)
+def test_what_strangers_may_send_comes_back_as_it_was(value: object) -> None:
+    assert unpack(pack(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "not msgpack"),
+        (b"\xc1", "not msgpack"),
+        (b"\x93\x01", "not msgpack"),
+        (b"\x01\x02", "not msgpack"),
+        (b"\xa1\xff", "not msgpack"),
+        (b"\x91" * 5000 + b"\x01", "not msgpack"),
+        (b"\x91\xd4\x05\x00", "msgpack holds ExtType"),
+        (b"\x81\xa1a\x91\xd6\xff\x00\x00\x00\x00", "msgpack holds Timestamp"),
+        (b"\x91\x81\x01\x02", "a key of a map is int, expected str"),
+        (b"\x81\xa1a\x81\xc4\x01a\x02", "a key of a map is bytes, expected str"),
+        (b"\x81\x90\x01", "not msgpack"),
+    ],
+)
+def test_a_strangers_msgpack_is_plain_or_refused(data: bytes, said: str) -> None:
+    with pytest.raises(MalformedError, match=said):
+        unpack(data)
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_unpack_or_are_refused(data: bytes) -> None:
+    with contextlib.suppress(MessageError):
+        unpack(data)
+
+
+def test_a_strangers_msgpack_is_bounded() -> None:
+    with pytest.raises(OversizeError, match=f"limit is {MAX_MESSAGE_BYTES}"):
+        unpack(bytes(MAX_MESSAGE_BYTES + 1))

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from shared.bus.memory import MemoryBus
-from shared.codec import decode
+from shared.codec import MAX_MESSAGE_BYTES, decode
 from shared.config import BusConfig
 from shared.errors import BusError, InvalidRequestError, ModelError
 from shared.messages import Failed, RecommendRequest, Scores
@@ -186,6 +186,30 @@ async def test_an_error_of_ours_fails_the_request_with_its_code(bench: Bench) ->
     bench.start(refuse)
     await bench.submit("1")
     assert await bench.reply() == Failed("1", "model_error", "the graph refused")
+    await bench.acknowledged()
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("x" * MAX_MESSAGE_BYTES, "message_too_large", f"the limit is {MAX_MESSAGE_BYTES}"),
+        ("\ud800", "malformed_message", "cannot be encoded"),
+    ],
+)
+async def test_an_answer_that_the_wire_cannot_carry_fails_its_request_alone(
+    bench: Bench, name: str, code: str, words: str
+) -> None:
+    async def answer_at_length(request: RecommendRequest) -> Scores:
+        names = {"1": name}
+        return Scores(request.request_id, [names.get(request.request_id, "a")], [1.0], 0, "1")
+
+    bench.start(answer_at_length)
+    await bench.submit("1", "2")
+    failed, sound = await bench.reply(), await bench.reply()
+    assert isinstance(failed, Failed)
+    assert (failed.request_id, failed.code) == ("1", code)
+    assert words in failed.message
+    assert isinstance(sound, Scores)
     await bench.acknowledged()
 
 

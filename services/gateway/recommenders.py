@@ -1,0 +1,165 @@
+"""The recommenders of one model, as the gateway asks them: by names or by tensors, from admission
+to the terminal message, and what they serve."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from services.gateway.admission import Admission
+from services.gateway.config import GatewayConfig
+from services.gateway.descriptions import Described, Descriptions, version_at, versions_of
+from services.gateway.errors import NotFoundError
+from services.gateway.generation import DeadlineError, raise_failed
+from services.gateway.replies import Replies, Terminal
+from shared.bus.base import Bus, Instance
+from shared.codec import MAX_MESSAGE_BYTES
+from shared.errors import OversizeError, UnavailableError
+from shared.messages import Failed, RecommendRequest, Scores
+from shared.registry import Registry
+from shared.tensor_messages import Outputs, ScoreRequest, Tensor
+from shared.topics import recommend_requests, score_requests
+
+T = TypeVar("T")
+MAX_TRIES = 50
+"""To find an instance of the wanted version, where a fleet that changes over has others, too."""
+MAX_PAUSE_S = 0.02
+"""Between two of them, by chance: who tries in step is answered by the same instance each time."""
+
+
+class Recommenders:
+    """Those of GATEWAY_RECOMMENDER."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        bus: Bus,
+        registry: Registry,
+        inbox: str,
+        admission: Admission,
+        replies: Replies,
+        descriptions: Descriptions,
+    ) -> None:
+        self.model = config.recommender
+        self._max_timeout_s = config.request_timeout_s
+        self._bus = bus
+        self._registry = registry
+        self._inbox = inbox
+        self._admission = admission
+        self._replies = replies
+        self._descriptions = descriptions
+
+    def require_model(self, name: str | None) -> None:
+        """Raises NotFoundError for any other model."""
+        if name not in (None, self.model):
+            raise NotFoundError(f"model {name!r} does not exist; there is {self.model}")
+
+    async def recommend(
+        self,
+        context: Mapping[str, Sequence[str]],
+        candidates: Sequence[str] | None,
+        k: int,
+        timeout_s: float | None,
+    ) -> Scores:
+        """The best, by name. Raises QuorumErrors."""
+        await self._registry.require("recommender", self.model)
+        request = RecommendRequest(
+            uuid.uuid4().hex,
+            self._inbox,
+            {key: list(values) for key, values in context.items()},
+            None if candidates is None else list(candidates),
+            k,
+            self._deadline(timeout_s),
+        )
+        return _expect(Scores, await self._ask(request, timeout_s))
+
+    async def score(
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        is_typed: bool,
+        version: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Outputs:
+        """What the model says of each item. Raises QuorumErrors."""
+        for _ in range(MAX_TRIES):
+            await self.instances(version)
+            request = ScoreRequest(
+                uuid.uuid4().hex,
+                self._inbox,
+                dict(inputs),
+                is_typed,
+                version,
+                self._deadline(timeout_s),
+            )
+            answer = await self._ask(request, timeout_s)
+            if not (isinstance(answer, Failed) and answer.code == NotFoundError.code):
+                return _expect(Outputs, answer)
+            await asyncio.sleep(random.uniform(0, MAX_PAUSE_S))
+        raise UnavailableError(f"version {version} is hard to reach among others; try again")
+
+    async def describe(self, version: str | None = None) -> Described:
+        """Inputs, outputs and plan. Raises NotFoundError and UnavailableError."""
+        return await self._descriptions.of(await self.instances(version), version)
+
+    async def instances(self, version: str | None = None) -> list[Instance]:
+        """Those that serve the version. Raises NotFoundError and UnavailableError."""
+        await self._registry.require("recommender", self.model)
+        found = self._serving(version)
+        if not found:
+            await self._registry.refresh()  # it may just have started
+            found = self._serving(version)
+        if not found:
+            raise NotFoundError(
+                f"{self.model} has no version {version!r}; there is {', '.join(self.versions())}"
+            )
+        return found
+
+    def versions(self) -> list[str]:
+        """Those that are served now."""
+        live = self._registry.live("recommender", self.model)
+        return sorted({version for i in live for version in versions_of(i)})
+
+    def _serving(self, version: str | None) -> list[Instance]:
+        live = self._registry.live("recommender", self.model)
+        return [i for i in live if version_at(i, version) is not None]
+
+    def _timeout_s(self, wanted: float | None) -> float:
+        return min(wanted or self._max_timeout_s, self._max_timeout_s)
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._bus.now() + self._timeout_s(timeout_s)
+
+    async def _ask(
+        self, request: RecommendRequest | ScoreRequest, timeout_s: float | None
+    ) -> Terminal:
+        """The terminal message."""
+        timeout_s = self._timeout_s(timeout_s)
+        with self._admission.enter(1), self._replies.waiting(request) as waiter:
+            try:
+                if isinstance(request, ScoreRequest):
+                    await self._bus.publish(score_requests(self.model), request)
+                else:
+                    await self._bus.publish(recommend_requests(self.model), request)
+                async for event in self._replies.events(waiter, timeout_s):
+                    if not isinstance(event, list):
+                        return event
+            except OversizeError as error:
+                raise OversizeError(
+                    f"the request is too large: more than the {MAX_MESSAGE_BYTES} bytes that a "
+                    "message carries"
+                ) from error
+            except TimeoutError as error:
+                raise DeadlineError(f"no answer within {timeout_s:g} s") from error
+        raise UnavailableError("the request was cancelled by the server")
+
+
+def _expect(kind: type[T], answer: Terminal) -> T:
+    if isinstance(answer, kind):
+        return answer
+    if isinstance(answer, Failed):
+        raise_failed(answer)
+    raise UnavailableError("the request was cancelled by the server")

@@ -1,0 +1,58 @@
+"""The messages that carry tensors to recommenders and back, and say what tensors a model takes.
+
+As those of messages.py, which lists them all: plain values, whose wire form the codec derives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Numbers of a shape: `dtype` is int64 or float32, `data` little-endian in C order."""
+
+    dtype: str
+    shape: list[int]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """gateway -> recommender group. `inputs` are those of the model, by name; where `is_typed` is
+    false, whole numbers serve for fractions, since JSON does not tell them apart. `version` is the
+    only one that may answer; None: any."""
+
+    request_id: str
+    reply_to: str
+    inputs: dict[str, Tensor]
+    is_typed: bool
+    version: str | None
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Terminal answer to a ScoreRequest: the dense graph's outputs by name, in its order."""
+
+    request_id: str
+    outputs: dict[str, Tensor]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeRequest:
+    """gateway -> inbox of a recommender, soft: what does it serve as this version, by which plan?
+    One that has another version is silent."""
+
+    request_id: str
+    reply_to: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """recommender -> gateway, soft: JSON of model, version, inputs, outputs and plan."""
+
+    request_id: str
+    json: str
