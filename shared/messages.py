@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared.tensor_messages import DescribeRequest, Description, Outputs, ScoreRequest
+from shared.tensor_messages import (
+    DescribeRequest,
+    Description,
+    Outputs,
+    RowsWritten,
+    ScoreRequest,
+    WriteRows,
+    Written,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +275,8 @@ class RecommendRequest:
     candidates: list[str] | None
     k: int
     deadline: float
+    version: str | None = None
+    """By its name or a label; None: the stable one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,9 +292,9 @@ class Scores:
 
 
 SpeculationMessage = DraftRequest | Proposal | Draft | Release
-Reply = Tokens | Finished | Failed | Cancelled | Scores | Outputs
+Reply = Tokens | Finished | Failed | Cancelled | Scores | Outputs | Written
 MESSAGES: tuple[type, ...] = (
     GenerateRequest, Tokens, Finished, Failed, Cancelled, Cancel,
     DraftRequest, Proposal, Draft, Release, RecommendRequest, Scores,
-    ScoreRequest, Outputs, DescribeRequest, Description,
+    ScoreRequest, Outputs, WriteRows, Written, RowsWritten, DescribeRequest, Description,
 )  # fmt: skip

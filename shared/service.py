@@ -20,12 +20,12 @@ from shared.errors import BusError, InvalidRequestError, MessageError, QuorumErr
 from shared.log import request_scope
 from shared.messages import Cancelled, Failed, Finished, Scores
 from shared.registry import Registry
-from shared.tensor_messages import Outputs
+from shared.tensor_messages import Outputs, Written
 from shared.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-Terminal = Finished | Failed | Cancelled | Scores | Outputs
+Terminal = Finished | Failed | Cancelled | Scores | Outputs | Written
 
 
 class Request(Protocol):

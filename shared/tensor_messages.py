@@ -41,6 +41,39 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteRows:
+    """gateway -> recommender group: new vectors `values` float32 [n, dim] for rows int64 [n] of a
+    table, in every replica of the version."""
+
+    request_id: str
+    reply_to: str
+    table: str
+    rows: Tensor
+    values: Tensor
+    version: str | None
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Terminal answer to WriteRows: they are in the version's journal, which each of its replicas
+    reads, those that start later too."""
+
+    request_id: str
+    num_rows: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowsWritten:
+    """An entry of a version's journal: what a WriteRows asked for."""
+
+    table: str
+    rows: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class DescribeRequest:
     """gateway -> inbox of a recommender, soft: what does it serve as this version, by which plan?
     One that has another version is silent."""

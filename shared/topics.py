@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from shared.messages import GenerateRequest, RecommendRequest
-from shared.tensor_messages import ScoreRequest
+from shared.tensor_messages import ScoreRequest, WriteRows
 
 M = TypeVar("M")
 
@@ -28,6 +28,11 @@ def generate_requests(model: str) -> Topic[GenerateRequest]:
 def recommend_requests(model: str) -> Topic[RecommendRequest]:
     """Written by gateways, read by the group of recommenders that hold this model."""
     return Topic(f"recommend.requests.{model}", RecommendRequest, "recommender")
+
+
+def write_requests(model: str) -> Topic[WriteRows]:
+    """Likewise, of new rows for its tables."""
+    return Topic(f"write.requests.{model}", WriteRows, "recommender")
 
 
 def score_requests(model: str) -> Topic[ScoreRequest]:

@@ -8,8 +8,8 @@ from pydantic import Field
 from services.gateway import responses
 from services.gateway.recommenders import Recommenders
 from services.gateway.responses import Json
-from services.gateway.schemas import Body, RecommendBody, check, parse
-from services.gateway.tensors import best, floats_of, from_lists
+from services.gateway.schemas import B, Body, RecommendBody, RowsBody, check, parse
+from services.gateway.tensors import best, flatten, floats_of, from_lists, of_floats
 from shared.codec import MAX_MESSAGE_BYTES, pack, unpack
 from shared.errors import InvalidRequestError, MalformedError
 from shared.tensor_messages import Outputs, Tensor
@@ -35,10 +35,11 @@ class RecommendationRoutes:
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/recommendations", self.recommend)
         app.router.add_get("/v1/recommenders/{model}/plan", self.plan)
+        app.router.add_post("/v1/recommenders/{model}/rows", self.rows)
 
     async def recommend(self, request: web.Request) -> web.Response:
         """The best of names, or what the items of tensors score."""
-        body = await _read(request)
+        body = await _read(RecommendBody, request)
         self._recommenders.require_model(body.model)
         answer = await (self._by_names(body) if body.inputs is None else self._by_tensors(body))
         return _response(request, answer)
@@ -50,9 +51,36 @@ class RecommendationRoutes:
         head: Json = {"object": "plan", "model": described.model, "version": described.version}
         return _response(request, {**head, **described.plan})
 
+    async def rows(self, request: web.Request) -> web.Response:
+        """Replaces rows of a table in every replica; 202, since each does so by itself."""
+        self._recommenders.require_model(request.match_info["model"])
+        body = await _read(RowsBody, request)
+        rows = _tensor("rows", body.rows)
+        is_packed = isinstance(body.values, dict)
+        values = (
+            _tensor("values", body.values)
+            if is_packed
+            else of_floats("values", *flatten("values", body.values))
+        )
+        written = await self._recommenders.write(
+            body.table, rows, values, version=body.version, timeout_s=body.timeout
+        )
+        answer: Json = {
+            "object": "rows",
+            "model": self._recommenders.model,
+            "version": written.version,
+            "table": body.table,
+            "num_rows": written.num_rows,
+        }
+        return _response(request, answer, status=202)
+
     async def _by_names(self, body: RecommendBody) -> Json:
         scores = await self._recommenders.recommend(
-            body.context, body.candidates, body.k or DEFAULT_K, body.timeout
+            body.context,
+            body.candidates,
+            body.k or DEFAULT_K,
+            version=body.version,
+            timeout_s=body.timeout,
         )
         return responses.recommendations(self._recommenders.model, scores)
 
@@ -66,6 +94,7 @@ class RecommendationRoutes:
         outputs = await self._recommenders.score(
             {name: _tensor(name, value) for name, value in inputs.items()},
             is_typed=all(isinstance(value, dict) for value in inputs.values()),
+            version=body.version,
             timeout_s=body.timeout,
         )
         scores = _scores(outputs)
@@ -73,25 +102,25 @@ class RecommendationRoutes:
         return responses.scored(self._recommenders.model, outputs.version, scores, places)
 
 
-async def _read(request: web.Request) -> RecommendBody:
+async def _read(cls: type[B], request: web.Request) -> B:
     """JSON, unless the content is said to be msgpack, which may be as long as a message."""
     if request.content_type not in MSGPACK:
-        return parse(RecommendBody, await request.read())
+        return parse(cls, await request.read())
     data = await request.clone(client_max_size=MAX_MESSAGE_BYTES).read()
     try:
         content = unpack(data)
     except MalformedError as error:
         raise InvalidRequestError(f"the body is not msgpack: {error}") from error
-    return check(RecommendBody, content)
+    return check(cls, content)
 
 
-def _response(request: web.Request, answer: Json) -> web.Response:
+def _response(request: web.Request, answer: Json, status: int = 200) -> web.Response:
     """msgpack where Accept names it, and JSON not before it."""
     accepted = [part.split(";")[0].strip() for part in request.headers.get("Accept", "").split(",")]
     wanted = next((kind for kind in accepted if kind in (*MSGPACK, "application/json")), None)
     if wanted in MSGPACK:
-        return web.Response(body=pack(answer), content_type=wanted)
-    return web.json_response(answer)
+        return web.Response(body=pack(answer), content_type=wanted, status=status)
+    return web.json_response(answer, status=status)
 
 
 def _tensor(name: str, value: object) -> Tensor:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from services.gateway.admission import Admission
@@ -20,10 +20,11 @@ from shared.codec import MAX_MESSAGE_BYTES
 from shared.errors import OversizeError, UnavailableError
 from shared.messages import Failed, RecommendRequest, Scores
 from shared.registry import Registry
-from shared.tensor_messages import Outputs, ScoreRequest, Tensor
-from shared.topics import recommend_requests, score_requests
+from shared.tensor_messages import Outputs, ScoreRequest, Tensor, WriteRows, Written
+from shared.topics import recommend_requests, score_requests, write_requests
 
 T = TypeVar("T")
+Asked = RecommendRequest | ScoreRequest | WriteRows
 MAX_TRIES = 50
 """To find an instance of the wanted version, where a fleet that changes over has others, too."""
 MAX_PAUSE_S = 0.02
@@ -62,19 +63,18 @@ class Recommenders:
         context: Mapping[str, Sequence[str]],
         candidates: Sequence[str] | None,
         k: int,
-        timeout_s: float | None,
+        *,
+        version: str | None = None,
+        timeout_s: float | None = None,
     ) -> Scores:
         """The best, by name. Raises QuorumErrors."""
-        await self._registry.require("recommender", self.model)
-        request = RecommendRequest(
-            uuid.uuid4().hex,
-            self._inbox,
-            {key: list(values) for key, values in context.items()},
-            None if candidates is None else list(candidates),
-            k,
-            self._deadline(timeout_s),
-        )
-        return _expect(Scores, await self._ask(request, timeout_s))
+        given = {key: list(values) for key, values in context.items()}
+        named = None if candidates is None else list(candidates)
+
+        def make(request_id: str, deadline: float) -> Asked:
+            return RecommendRequest(request_id, self._inbox, given, named, k, deadline, version)
+
+        return await self._answered(Scores, make, version, timeout_s)
 
     async def score(
         self,
@@ -85,21 +85,28 @@ class Recommenders:
         timeout_s: float | None = None,
     ) -> Outputs:
         """What the model says of each item. Raises QuorumErrors."""
-        for _ in range(MAX_TRIES):
-            await self.instances(version)
-            request = ScoreRequest(
-                uuid.uuid4().hex,
-                self._inbox,
-                dict(inputs),
-                is_typed,
-                version,
-                self._deadline(timeout_s),
-            )
-            answer = await self._ask(request, timeout_s)
-            if not (isinstance(answer, Failed) and answer.code == NotFoundError.code):
-                return _expect(Outputs, answer)
-            await asyncio.sleep(random.uniform(0, MAX_PAUSE_S))
-        raise UnavailableError(f"version {version} is hard to reach among others; try again")
+        given = dict(inputs)
+
+        def make(request_id: str, deadline: float) -> Asked:
+            return ScoreRequest(request_id, self._inbox, given, is_typed, version, deadline)
+
+        return await self._answered(Outputs, make, version, timeout_s)
+
+    async def write(
+        self,
+        table: str,
+        rows: Tensor,
+        values: Tensor,
+        *,
+        version: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Written:
+        """New rows of a table, in all replicas of a version. Raises QuorumErrors."""
+
+        def make(request_id: str, deadline: float) -> Asked:
+            return WriteRows(request_id, self._inbox, table, rows, values, version, deadline)
+
+        return await self._answered(Written, make, version, timeout_s)
 
     async def describe(self, version: str | None = None) -> Described:
         """Inputs, outputs and plan. Raises NotFoundError and UnavailableError."""
@@ -133,17 +140,29 @@ class Recommenders:
     def _deadline(self, timeout_s: float | None) -> float:
         return self._bus.now() + self._timeout_s(timeout_s)
 
-    async def _ask(
-        self, request: RecommendRequest | ScoreRequest, timeout_s: float | None
-    ) -> Terminal:
+    async def _answered(
+        self,
+        kind: type[T],
+        make: Callable[[str, float], Asked],
+        version: str | None,
+        timeout_s: float | None,
+    ) -> T:
+        """Asks again where an instance with other versions has taken the request."""
+        for _ in range(MAX_TRIES):
+            await self.instances(version)
+            request = make(uuid.uuid4().hex, self._deadline(timeout_s))
+            answer = await self._ask(request, timeout_s)
+            if not (isinstance(answer, Failed) and answer.code == NotFoundError.code):
+                return _expect(kind, answer)
+            await asyncio.sleep(random.uniform(0, MAX_PAUSE_S))
+        raise UnavailableError(f"version {version} is hard to reach among others; try again")
+
+    async def _ask(self, request: Asked, timeout_s: float | None) -> Terminal:
         """The terminal message."""
         timeout_s = self._timeout_s(timeout_s)
         with self._admission.enter(1), self._replies.waiting(request) as waiter:
             try:
-                if isinstance(request, ScoreRequest):
-                    await self._bus.publish(score_requests(self.model), request)
-                else:
-                    await self._bus.publish(recommend_requests(self.model), request)
+                await publish(self._bus, self.model, request)
                 async for event in self._replies.events(waiter, timeout_s):
                     if not isinstance(event, list):
                         return event
@@ -155,6 +174,28 @@ class Recommenders:
             except TimeoutError as error:
                 raise DeadlineError(f"no answer within {timeout_s:g} s") from error
         raise UnavailableError("the request was cancelled by the server")
+
+
+async def publish(bus: Bus, model: str, request: Asked) -> None:
+    """To the recommenders of a model."""
+    match request:
+        case RecommendRequest():
+            await bus.publish(recommend_requests(model), request)
+        case ScoreRequest():
+            await bus.publish(score_requests(model), request)
+        case WriteRows():
+            await bus.publish(write_requests(model), request)
+
+
+async def lag(bus: Bus, model: str, request: Asked) -> int:
+    """How many requests of its kind wait for a recommender."""
+    match request:
+        case RecommendRequest():
+            return await bus.lag(recommend_requests(model))
+        case ScoreRequest():
+            return await bus.lag(score_requests(model))
+        case WriteRows():
+            return await bus.lag(write_requests(model))
 
 
 def _expect(kind: type[T], answer: Terminal) -> T:

@@ -24,12 +24,12 @@ from shared.messages import (
     Scores,
     Tokens,
 )
-from shared.tensor_messages import Outputs, ScoreRequest
+from shared.tensor_messages import Outputs, ScoreRequest, WriteRows, Written
 
 logger = logging.getLogger(__name__)
 
-Request = GenerateRequest | RecommendRequest | ScoreRequest
-Terminal = Finished | Failed | Cancelled | Scores | Outputs
+Request = GenerateRequest | RecommendRequest | ScoreRequest | WriteRows
+Terminal = Finished | Failed | Cancelled | Scores | Outputs | Written
 MAX_REPUBLISHED = 5
 GAP_PATIENCE_S = 1.0
 

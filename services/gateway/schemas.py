@@ -161,6 +161,18 @@ class RecommendBody(Body):
     candidates: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
     inputs: Annotated[dict[Name, object], Field(min_length=1)] | None = None
     k: int | None = Field(None, ge=1, le=1000)
+    version: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    timeout: Finite | None = Field(None, gt=0)
+
+
+class RowsBody(Body):
+    """POST /v1/recommenders/MODEL/rows: new vectors `values` for `rows` of a table, numbers or
+    packed tensors."""
+
+    table: Name
+    rows: object
+    values: object
+    version: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     timeout: Finite | None = Field(None, gt=0)
 
 

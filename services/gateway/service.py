@@ -15,7 +15,7 @@ from services.gateway.errors import middleware
 from services.gateway.generation import Generator
 from services.gateway.kserve import KServeRoutes
 from services.gateway.recommendations import RecommendationRoutes
-from services.gateway.recommenders import Recommenders
+from services.gateway.recommenders import Recommenders, lag, publish
 from services.gateway.replies import Replies, Request
 from services.gateway.routes import GenerationRoutes
 from services.gateway.text import TextModel
@@ -25,8 +25,8 @@ from shared.errors import ConfigError
 from shared.messages import GenerateRequest
 from shared.runner import Part
 from shared.service import Service, background
-from shared.tensor_messages import Description, ScoreRequest
-from shared.topics import generate_requests, recommend_requests, score_requests
+from shared.tensor_messages import Description
+from shared.topics import generate_requests
 
 logger = logging.getLogger(__name__)
 
@@ -119,18 +119,14 @@ class GatewayService(Service):
     async def _publish(self, request: Request) -> None:
         if isinstance(request, GenerateRequest):
             await self.bus.publish(generate_requests(self._text.manifest.name), request)
-        elif isinstance(request, ScoreRequest):
-            await self.bus.publish(score_requests(self._config.recommender), request)
         else:
-            await self.bus.publish(recommend_requests(self._config.recommender), request)
+            await publish(self.bus, self._config.recommender, request)
 
     async def _is_queued(self, request: Request) -> bool:
         """Whether requests of this kind wait for a consumer: silence is then no sign of loss."""
         if isinstance(request, GenerateRequest):
             return await self.bus.lag(generate_requests(self._text.manifest.name)) > 0
-        if isinstance(request, ScoreRequest):
-            return await self.bus.lag(score_requests(self._config.recommender)) > 0
-        return await self.bus.lag(recommend_requests(self._config.recommender)) > 0
+        return await lag(self.bus, self._config.recommender, request) > 0
 
 
 def build(config: GatewayConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:

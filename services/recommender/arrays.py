@@ -33,6 +33,16 @@ def read_arrays(
     return arrays
 
 
+def read_rows(rows: Tensor, values: Tensor) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Of a table. Raises InvalidRequestError."""
+    if rows.dtype != "int64" or values.dtype != "float32":
+        raise InvalidRequestError(
+            f"rows are {rows.dtype} and values {values.dtype}; needed are int64 and float32", "rows"
+        )
+    found = _read_array("rows", rows).astype(np.int64, copy=False)
+    return found, _read_array("values", values).astype(np.float32, copy=False)
+
+
 def write_tensor(array: FloatArray) -> Tensor:
     return Tensor("float32", list(array.shape), array.astype("<f4", copy=False).tobytes())
 

@@ -5,9 +5,10 @@ Knows no names, no bus and no files. Calls block and come from one thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,23 @@ class Engine:
         """Ends its threads."""
         self._threads.shutdown()
 
+    def unknown(self) -> dict[str, Callable[[], float]]:
+        """For each field, a function that says how many of its ids were outside, so far."""
+
+        def count(columns: slice | None, bags: list[int]) -> float:
+            own = self.missing[columns].sum() if columns is not None else 0
+            return float(own + self.missing_in_bags[bags].sum())
+
+        fields = dict.fromkeys([*self.columns, *self.bags])
+        return {
+            name: partial(
+                count,
+                self.columns.get(name),
+                [number for number, own in enumerate(self.bags) if own == name],
+            )
+            for name in fields
+        }
+
     @property
     def missing(self) -> IntArray:
         """Ids by column that were outside of their tables, since the start."""
@@ -127,6 +145,14 @@ class Engine:
                     target[start:stop] = output[row : row + stop - start]
                 row += stop - start
         return found
+
+    def warm_up(self) -> None:
+        """A pass of two items that counts for nothing."""
+        ids = np.zeros((2, self._ids.shape[1]), np.int64)
+        none = Bags(np.zeros(0, np.int64), np.zeros(3, np.int64))
+        floats = [np.zeros((2, *buffer.shape[1:]), np.float32) for buffer in self._floats]
+        blocks = [(slice(0, ids.shape[1]), ids)]
+        self.score([Query(2, blocks, [none] * len(self.bags), floats)])
 
     def inputs(self, query: Query) -> dict[str, FloatArray]:
         """What the dense graph is given for a query, by the names of its inputs [num_items, ...];

@@ -15,7 +15,7 @@ from services.recommender.features import NamedRows, NumberedRows, Vocabulary
 from services.recommender.ids import IdGraph
 from services.recommender.layout import Catalogue, Field, Layout
 from services.recommender.manifest import load_manifest, version_of
-from services.recommender.memory import Memory, map_arena
+from services.recommender.memory import HUGE_PAGE, Arena, Memory, map_arena
 from services.recommender.model import Model
 from services.recommender.names import Names
 from services.recommender.tensors import Tensors
@@ -26,13 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 def load_model(
-    folder: Path, *, max_rows: int, num_threads: int, memory: Memory = "shared"
+    folder: Path,
+    *,
+    max_rows: int,
+    num_threads: int,
+    memory: Memory = "shared",
+    version: str | None = None,
 ) -> Model:
-    """Raises ModelError naming the folder and what is wrong with it."""
+    """`version` is what it is called, its digest if left out. Raises ModelError naming the folder
+    and what is wrong with it."""
     layout = load_manifest(folder)
     arena = map_arena(folder / layout.arena, layout.num_bytes, memory)
-    share = arena.huge_bytes / max(1, len(arena.bytes))
-    logger.info("%s: %d bytes, %.0f %% on huge pages", folder, len(arena.bytes), 100 * share)
+    _tell(folder, arena, memory)
     engine = Engine(
         layout, arena, folder / layout.dense, max_rows=max_rows, num_threads=num_threads
     )
@@ -43,7 +48,20 @@ def load_model(
         engine.require_one_score()
         words = [_load_vocabulary(folder, field) for field in layout.context_fields]
         names = Names(layout, wiring, words, _load_items(folder, layout, layout.catalogue))
-    return Model(layout, version_of(layout), engine, Tensors(layout, wiring, graph), names)
+    digest = version_of(layout)
+    tensors = Tensors(layout, wiring, graph)
+    return Model(layout, version or digest, digest, engine, tensors, names)
+
+
+def _tell(folder: Path, arena: Arena, memory: Memory) -> None:
+    """Where lookups will be slower than they could be, and what helps."""
+    size = len(arena.bytes)
+    logger.info("%s: %d bytes, %d of them on huge pages", folder, size, arena.huge_bytes)
+    if size >= 2 * HUGE_PAGE and arena.huge_bytes < size / 2:
+        logger.warning(
+            "%s is mostly on small pages, which makes lookups slower%s",
+            *(folder / "arena", "; RECOMMENDER_MEMORY=copied may help" * (memory == "shared")),
+        )
 
 
 def _load_vocabulary(folder: Path, field: Field) -> Vocabulary:

@@ -23,10 +23,19 @@ class Model:
     """What a folder holds, ready to score."""
 
     def __init__(
-        self, layout: Layout, version: str, engine: Engine, tensors: Tensors, names: Names | None
+        self,
+        layout: Layout,
+        version: str,
+        digest: str,
+        engine: Engine,
+        tensors: Tensors,
+        names: Names | None,
     ) -> None:
         self.layout = layout
         self.version = version
+        """What it is called where several are served."""
+        self.digest = digest
+        """Changes whenever any file of the model does."""
         self.engine = engine
         self._tensors = tensors
         self._names = names

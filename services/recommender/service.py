@@ -8,24 +8,33 @@ import logging
 from math import prod
 
 from services.recommender import metrics
-from services.recommender.arrays import read_arrays, write_tensor
+from services.recommender.arrays import read_arrays, read_rows, write_tensor
 from services.recommender.batcher import Batcher
 from services.recommender.config import RecommenderConfig
 from services.recommender.dense import NotFiniteError
 from services.recommender.description import describe
 from services.recommender.engine import Query
-from services.recommender.folder import load_model
 from services.recommender.model import Model
 from services.recommender.ranking import top
+from services.recommender.served import ServedVersions
+from services.recommender.versions import VersionError
 from shared.bus.base import Bus
 from shared.codec import MAX_MESSAGE_BYTES
 from shared.config import BusConfig
 from shared.errors import InvalidRequestError, QuorumError
-from shared.messages import Failed, RecommendRequest, Scores
+from shared.messages import RecommendRequest, Scores
 from shared.runner import Part
 from shared.service import Service, background
-from shared.tensor_messages import DescribeRequest, Description, Outputs, ScoreRequest
-from shared.topics import recommend_requests, score_requests
+from shared.tensor_messages import (
+    DescribeRequest,
+    Description,
+    Outputs,
+    RowsWritten,
+    ScoreRequest,
+    WriteRows,
+    Written,
+)
+from shared.topics import recommend_requests, score_requests, write_requests
 
 logger = logging.getLogger(__name__)
 
@@ -34,49 +43,41 @@ MAX_ANSWER_BYTES = MAX_MESSAGE_BYTES - (1 << 16)
 
 
 class RecommenderService(Service):
-    """Serves one ranking model, named after its folder."""
+    """Serves the versions of one ranking model, named after its folder."""
 
     def __init__(self, config: RecommenderConfig, bus: Bus, bus_config: BusConfig) -> None:
         super().__init__("recommender", config.model.name, bus, bus_config)
         self._config = config
-        self._model: Model
-        self._batcher: Batcher
+        self._batcher = Batcher()
+        self._served = ServedVersions(self.name, config, bus, self._batcher)
 
     async def load(self) -> None:
-        """Loads and verifies the model."""
-        config = self._config
-        self._model = await asyncio.to_thread(
-            load_model, config.model, max_rows=config.max_rows, num_threads=config.num_threads
-        )
-        self._batcher = Batcher(self._model)
-        metrics.CATALOGUE_ITEMS.labels(self.name).set(self._model.num_items)
+        """Loads and verifies what the labels mean."""
+        await self._served.versions.refresh()
 
     async def serve(self) -> None:
         """Works until drained."""
-        model, most = self._model, self._config.max_requests
+        most = self._config.max_requests
+        watching = self._watch()
         try:
-            async with background(self._batcher.run(), self.read_inbox(self._receive)):
-                await self.announce(
-                    {
-                        "version": model.version,
-                        "versions": model.version,
-                        "catalogue_size": str(model.num_items),
-                        "context": ",".join(model.layout.context_keys),
-                    }
-                )
+            async with background(self._batcher.run(), self.read_inbox(self._receive), watching):
+                await self.announce(self._attributes())
                 async with asyncio.TaskGroup() as work:
                     names, tensors = recommend_requests(self.name), score_requests(self.name)
                     work.create_task(self.consume(names, self.recommend, most))
                     work.create_task(self.consume(tensors, self.score, most))
+                    work.create_task(self.consume(write_requests(self.name), self.write, most))
         finally:
+            await self._served.versions.close()
             self._batcher.close()
 
     async def recommend(self, request: RecommendRequest) -> Scores:
         """The best `k` of the candidates, or of the catalogue if there are none."""
         if request.k < 1:
             raise InvalidRequestError(f"k is {request.k}; it must be at least 1", "k")
-        ranking = self._model.read(request.context, request.candidates)
-        (scores, *_) = await self._batcher.score(ranking.query)
+        model = self._model(request.version)
+        ranking = model.read(request.context, request.candidates)
+        (scores, *_) = await self._batcher.score(model, ranking.query)
         scores = scores.reshape(len(scores))
         best = top(scores, request.k)
         num_unknown = ranking.num_unknown
@@ -84,21 +85,18 @@ class RecommenderService(Service):
         logger.info("best %d of %d, %d unknown values", len(best), len(scores), num_unknown)
         return Scores(
             request.request_id,
-            [self._model.names.items.name(item) for item in ranking.items[best].tolist()],
+            [model.names.items.name(item) for item in ranking.items[best].tolist()],
             scores[best].tolist(),
             num_unknown,
-            self._model.version,
+            model.version,
         )
 
-    async def score(self, request: ScoreRequest) -> Outputs | Failed:
+    async def score(self, request: ScoreRequest) -> Outputs:
         """What the dense graph says of each item."""
-        model = self._model
-        if request.version not in (None, model.version):
-            message = f"version {request.version} is not here; this is version {model.version}"
-            return Failed(request.request_id, "not_found", message, "version")
-        query = self._read(request)
+        model = self._model(request.version)
+        query = self._read(model, request)
         try:
-            outputs = await self._batcher.score(query)
+            outputs = await self._batcher.score(model, query)
         except NotFiniteError as error:
             if not query.floats:
                 raise
@@ -109,8 +107,19 @@ class RecommenderService(Service):
         tensors = {n: write_tensor(array) for n, array in zip(names, outputs, strict=True)}
         return Outputs(request.request_id, tensors, model.version)
 
-    def _read(self, request: ScoreRequest) -> Query:
-        model = self._model
+    async def write(self, request: WriteRows) -> Written:
+        """Records the rows for every replica of the version, this one among them."""
+        _, served = self._served.versions.get(request.version)
+        rows, values = read_rows(request.rows, request.values)
+        served.rows.check(request.table, rows, values)
+        written = RowsWritten(request.table, request.rows, request.values)
+        await self.bus.record(served.journal, written)
+        return Written(request.request_id, len(rows), served.model.version)
+
+    def _model(self, wanted: str | None) -> Model:
+        return self._served.versions.get(wanted)[1].model
+
+    def _read(self, model: Model, request: ScoreRequest) -> Query:
         try:
             arrays = read_arrays(request.inputs, model.layout.inputs, request.is_typed)
             query = model.read_tensors(arrays, self._config.max_items)
@@ -126,14 +135,34 @@ class RecommenderService(Service):
             )
         return query
 
+    async def _watch(self) -> None:
+        """Changes over whenever labels do, until cancelled."""
+        while True:
+            await asyncio.sleep(self._config.poll_s)
+            if await self._served.versions.refresh():
+                await self.announce(self._attributes())
+
+    def _attributes(self) -> dict[str, str]:
+        """What the registry shows: stable's version first, and what each label means."""
+        version, served = self._served.versions.get(None)
+        model, labels = served.model, self._served.versions.labels
+        metrics.CATALOGUE_ITEMS.labels(self.name).set(model.num_items)
+        return {
+            "version": version,
+            "versions": ",".join(f"{label}={own}" for label, own in sorted(labels.items())),
+            "catalogue_size": str(model.num_items),
+            "context": ",".join(model.layout.context_keys),
+        }
+
     async def _receive(self, message: object) -> None:
         """Tells whoever asks what is served."""
         if not isinstance(message, DescribeRequest):
             logger.warning("unexpected %s in the inbox", type(message).__name__)
             return
-        model = self._model
-        if message.version != model.version:
-            logger.warning("asked for version %s, which is not here", message.version)
+        try:
+            model = self._model(message.version)
+        except VersionError as error:
+            logger.warning("asked for %s", error)
             return
         described = describe(self.name, model.version, model.layout, model.engine.outputs)
         try:

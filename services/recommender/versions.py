@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from services.recommender.manifest import FILE_NAME, load_manifest, read_manifest, version_of
-from shared.errors import ModelError, QuorumError
+from shared.errors import InvalidRequestError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 T = TypeVar("T")
 
 
-class VersionError(QuorumError):
+class VersionError(InvalidRequestError):
     """Asked for a version or a label that is not there."""
 
     code = "not_found"
-    param = "version"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "version")
 
 
 class Versions(Generic[T]):

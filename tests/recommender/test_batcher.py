@@ -27,10 +27,10 @@ def num_batches() -> float:
 
 
 async def test_what_waits_is_scored_in_one_batch(model: Model) -> None:
-    batcher = Batcher(model)
+    batcher = Batcher()
     queries = [model.read({"place": ["x"]}, [item]).query for item in ITEMS]
     before = num_batches()
-    answers = [asyncio.create_task(batcher.score(query)) for query in queries]
+    answers = [asyncio.create_task(batcher.score(model, query)) for query in queries]
     running = asyncio.create_task(_after_all_wait(batcher, answers))
     scores = await asyncio.gather(*answers)
     assert num_batches() - before == 1
@@ -41,23 +41,23 @@ async def test_what_waits_is_scored_in_one_batch(model: Model) -> None:
 
 
 async def test_a_failed_batch_fails_its_requests_and_the_next_is_scored(model: Model) -> None:
-    batcher = Batcher(model)
+    batcher = Batcher()
     running = asyncio.create_task(batcher.run())
     sound = model.read({}, ["a"]).query
     broken = Query(1, [(slice(0, 2), np.zeros((1, 3), np.int64))])
     with pytest.raises(ValueError, match="broadcast"):
-        await batcher.score(broken)
-    assert [len(output) for output in await batcher.score(sound)] == [1]
+        await batcher.score(model, broken)
+    assert [len(output) for output in await batcher.score(model, sound)] == [1]
     running.cancel()
     batcher.close()
 
 
 async def test_of_a_failed_batch_only_who_is_at_fault_fails(model: Model) -> None:
-    batcher = Batcher(model)
+    batcher = Batcher()
     sound = [model.read({"place": ["x"]}, [item]).query for item in ITEMS]
     broken = Query(1, [(slice(0, 2), np.zeros((1, 3), np.int64))])
     queries = [*sound[:3], broken, *sound[3:]]
-    answers = [asyncio.create_task(batcher.score(query)) for query in queries]
+    answers = [asyncio.create_task(batcher.score(model, query)) for query in queries]
     running = asyncio.create_task(_after_all_wait(batcher, answers))
     found = await asyncio.gather(*answers, return_exceptions=True)
     assert isinstance(found.pop(3), ValueError)

@@ -282,7 +282,7 @@ async def test_the_registry_shows_model_version_and_catalogue(
     assert isinstance(answer, Scores)
     assert instance.attributes == {
         "version": answer.version,
-        "versions": answer.version,
+        "versions": f"stable={answer.version}",
         "catalogue_size": str(len(ITEMS)),
         "context": "place,seen,number",
     }
