@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -132,19 +133,14 @@ class Engine:
     def score(self, queries: Sequence[Query]) -> list[list[FloatArray]]:
         """For each query the dense graph's outputs [num_items, ...], the same bits whatever is
         scored with it."""
-        found = [
-            [np.empty((q.num_items, *o.shape[1:]), np.float32) for o in self._dense.outputs]
-            for q in queries
-        ]
-        targets = {id(query): outputs for query, outputs in zip(queries, found, strict=True)}
+        bounds = [0, *accumulate(query.num_items for query in queries)]
+        found = [np.empty((bounds[-1], *o.shape[1:]), np.float32) for o in self._dense.outputs]
+        row = 0
         for pieces in self._passes(queries):
-            outputs = self._run(pieces)
-            row = 0
-            for query, start, stop in pieces:
-                for target, output in zip(targets[id(query)], outputs, strict=True):
-                    target[start:stop] = output[row : row + stop - start]
-                row += stop - start
-        return found
+            for target, output in zip(found, outputs := self._run(pieces), strict=True):
+                target[row : row + len(output)] = output
+            row += len(outputs[0])
+        return [[array[a:b] for array in found] for a, b in pairwise(bounds)]
 
     def warm_up(self) -> None:
         """A pass of two items that counts for nothing."""
@@ -183,7 +179,7 @@ class Engine:
 
     def _run(self, pieces: Sequence[Piece]) -> list[FloatArray]:
         num_rows = self._fill(pieces)
-        if num_rows > 1:
+        if num_rows >= self._dense.min_rows:
             return self._dense.run(num_rows)
         for buffer in (*self._buffers, *self._floats):
             buffer[1] = buffer[0]

@@ -50,12 +50,16 @@ class Client:
         self.asked[request_id] = asyncio.get_running_loop().create_future()
         return request_id
 
+    async def _answer(self, request_id: str) -> Terminal:
+        async with asyncio.timeout(20):  # wait_for may swallow a cancel in Python 3.11
+            return await self.asked[request_id]
+
     async def scores(self, version: str | None = None) -> Scores | Failed:
         """Of the whole catalogue, without context."""
         request_id, deadline = self._new(), time.time() + 30
         request = RecommendRequest(request_id, self.inbox, {}, ITEMS, 99, deadline, version)
         await self.bus.publish(recommend_requests("toy"), request)
-        answer = await asyncio.wait_for(self.asked[request_id], 20)
+        answer = await self._answer(request_id)
         assert isinstance(answer, Scores | Failed)
         return answer
 
@@ -71,7 +75,7 @@ class Client:
             *(version, time.time() + 30),
         )
         await self.bus.publish(write_requests("toy"), request)
-        answer = await asyncio.wait_for(self.asked[request_id], 20)
+        answer = await self._answer(request_id)
         assert isinstance(answer, Written | Failed)
         return answer
 
