@@ -17,7 +17,13 @@ from services.voter.config import VoterConfig
 from shared.config import BusConfig, ProcessConfig, Settings
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "deploy/autoscaler/README.md", "docs/recommender.md")
+DOCUMENTS = (
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "deploy/autoscaler/README.md",
+    "docs/recommender.md",
+)
 CONFIGS: list[type[Settings]] = [
     BusConfig, ProcessConfig, GatewayConfig, VerifierConfig, VoterConfig, DrafterConfig,
     RecommenderConfig, AutoscalerConfig,

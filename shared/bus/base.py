@@ -1,11 +1,11 @@
 """The bus as services see it. No service can tell which implementation it has.
 
-Two kinds of traffic (ARCHITECTURE.md, "Durable requests, soft speculation"):
+Three kinds of traffic (ARCHITECTURE.md, "Durable requests, soft speculation"):
 - topics are durable: consumer groups, acknowledged after the effect, redelivered when their
   consumer's lease runs out, put aside as dead letters after too many deliveries;
 - inboxes are soft: one per process, addressed directly, bounded; a message to an inbox that
-  nobody keeps is dropped.
-Journals are durable, too, but kept rather than consumed: each reader reads all of one.
+  nobody keeps is dropped;
+- journals are durable and kept: each reader reads all of one, from its beginning.
 And one small shared state: the registry of live instances, and boards of weights.
 """
 
