@@ -20,7 +20,7 @@ define install
 	@touch $@
 endef
 
-.PHONY: help serve setup test test-reference test-faults compose-test soak lint format types bench bench-llm train lock audit clean
+.PHONY: help serve setup test test-reference test-faults compose-test soak lint format types bench bench-llm bench-recommender train lock audit clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -36,6 +36,9 @@ $(VENV)/.bench: pyproject.toml constraints.txt
 
 $(VENV)/.bench-llm: pyproject.toml constraints.txt
 	$(call install,bench-llm)
+
+$(VENV)/.bench-recommender: pyproject.toml constraints.txt
+	$(call install,bench-recommender)
 
 $(VENV)/.reference: pyproject.toml constraints.txt
 	$(call install,reference)
@@ -76,6 +79,9 @@ bench: $(VENV)/.bench ## tokens per second, with all drafters and with none
 
 bench-llm: $(VENV)/.bench-llm ## Quorum beside its own plain decoding, by load; SUITES="peers ablation redis large" for more, PEERS_PYTHON= has the peers (hours)
 	$(PY) -m benchmarks.llm $(SUITES) --peers-python $(PEERS_PYTHON)
+
+bench-recommender: $(VENV)/.bench-recommender ## Quorum's recommender beside other ways; PEERS_PYTHON= has the peers
+	$(PY) -m benchmarks.recommender --peers-python $(PEERS_PYTHON)
 
 train: ## train the shipped models again (CPU or GPU)
 	$(PYTHON) -m venv $(VENV)-train
