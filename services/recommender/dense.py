@@ -18,6 +18,8 @@ from shared.errors import ModelError
 FloatArray = npt.NDArray[np.float32]
 MAX_BINDINGS = 64
 """Numbers of rows whose buffers stay bound."""
+SMALL_ROWS = 16
+"""Up to so many are computed on one thread."""
 LONE_ROWS = 32
 """Computed alone and together at the start."""
 
@@ -53,6 +55,8 @@ class Dense:
         of a shape. Raises ModelError if the graph has others."""
         self._file = file
         self._session = open_session(file, num_threads)
+        # To wake other threads for a few rows takes longer than computing them.
+        self._small = open_session(file, 1) if num_threads > 1 else self._session
         given = {i.name: (i.type, i.shape[1:]) for i in self._session.get_inputs()}
         wanted = {name: ("tensor(float)", list(shape)) for name, shape in shapes.items()}
         if not _agree(given, wanted):
@@ -74,8 +78,9 @@ class Dense:
         if bound is None:
             bound = self._bind(num_rows)
         binding, found = bound
+        session = self._session if num_rows > SMALL_ROWS else self._small
         try:
-            self._session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding)
         except Exception as error:
             raise ModelError(f"{self._file} failed on {num_rows} rows: {error}") from error
         for output in found:
@@ -128,7 +133,8 @@ class Dense:
     def _bind(self, num_rows: int) -> tuple[onnxruntime.IOBinding, list[FloatArray]]:
         if len(self._bindings) == MAX_BINDINGS:
             del self._bindings[next(iter(self._bindings))]
-        binding = self._session.io_binding()
+        session = self._session if num_rows > SMALL_ROWS else self._small
+        binding = session.io_binding()
         place = ("cpu", 0, np.float32)
         for name, (array, shape) in self._inputs.items():
             binding.bind_input(name, *place, (num_rows, *shape), array.ctypes.data)
