@@ -52,11 +52,9 @@ def compare(model: Path, other: Path, files: list[SourceFile]) -> tuple[int, Fig
 def _figures(folder: Path, examples: list[Example]) -> Figures:
     model = load_model(folder, max_rows=MAX_ROWS, num_threads=1)
     total = len(examples)
-    found = evaluation.evaluate(
+    return evaluation.evaluate(
         evaluation.served(model), examples, lambda done: _show(f"{folder}: {done} of {total}")
     )
-    model.engine.close()
-    return found
 
 
 def _show(what: str) -> None:

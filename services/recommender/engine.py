@@ -72,7 +72,7 @@ class Engine:
         self.columns = wiring.columns
         self.bags = wiring.bags
         self.missing_in_bags = np.zeros((len(wiring.bags), 1), np.int64)
-        """Likewise, by bag."""
+        """Ids by bag that were outside of their tables, since the start."""
         self._kernel = Kernel(wiring.program, arena.bytes, layout.distance)
         rows = max(max_rows, 2)
         self._ids = np.zeros((rows, len(wiring.program.columns)), np.int64)
@@ -93,10 +93,6 @@ class Engine:
         self._hands = [_Hand(self._kernel, self._ids, self._buffers) for _ in range(num_threads)]
         self._threads = ThreadPoolExecutor(max(1, num_threads - 1), "gather")
 
-    def close(self) -> None:
-        """Ends its threads."""
-        self._threads.shutdown()
-
     def unknown(self) -> dict[str, Callable[[], float]]:
         """For each field, a function that says how many of its ids were outside, so far."""
 
@@ -116,7 +112,7 @@ class Engine:
 
     @property
     def missing(self) -> IntArray:
-        """Ids by column that were outside of their tables, since the start."""
+        """Likewise, by column."""
         total: IntArray = np.sum([hand.missing for hand in self._hands], axis=0)
         return total
 

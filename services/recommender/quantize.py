@@ -175,20 +175,17 @@ def _gather(
 ) -> tuple[Layout, list[Samples], list[Samples]]:
     """Samples to set scales by, and others to show what int8 changes."""
     model = load_model(folder, max_rows=MAX_ITEMS, num_threads=1)
-    try:
-        if isinstance(samples, int):
-            if not 1 <= samples <= MAX_REQUESTS:
-                raise ModelError(f"{samples} random requests; allowed are 1 to {MAX_REQUESTS}")
-            drawn = draw_samples(model, folder, samples + max(4, samples // 4), seed)
-            return model.layout, drawn[:samples], drawn[samples:]
-        rows = read_samples(model, samples)
-        num_rows = len(next(iter(rows.values()), ()))
-        if num_rows < MIN_ROWS:
-            raise ModelError(f"{samples} is of {num_rows} items; needed are at least {MIN_ROWS}")
-        halves = [{name: array[first::2] for name, array in rows.items()} for first in (0, 1)]
-        return model.layout, halves[:1], halves[1:]
-    finally:
-        model.engine.close()
+    if isinstance(samples, int):
+        if not 1 <= samples <= MAX_REQUESTS:
+            raise ModelError(f"{samples} random requests; allowed are 1 to {MAX_REQUESTS}")
+        drawn = draw_samples(model, folder, samples + max(4, samples // 4), seed)
+        return model.layout, drawn[:samples], drawn[samples:]
+    rows = read_samples(model, samples)
+    num_rows = len(next(iter(rows.values()), ()))
+    if num_rows < MIN_ROWS:
+        raise ModelError(f"{samples} is of {num_rows} items; needed are at least {MIN_ROWS}")
+    halves = [{name: array[first::2] for name, array in rows.items()} for first in (0, 1)]
+    return model.layout, halves[:1], halves[1:]
 
 
 def _write_folder(folder: Path, layout: Layout, quantized: Path, out: Path) -> None:

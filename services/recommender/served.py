@@ -22,7 +22,7 @@ from services.recommender.model import Model
 from services.recommender.updates import Rows
 from services.recommender.versions import Versions
 from shared.bus.base import Bus, Follower
-from shared.errors import InvalidRequestError
+from shared.errors import InvalidRequestError, ModelError
 from shared.tensor_messages import RowsWritten
 
 logger = logging.getLogger(__name__)
@@ -51,14 +51,17 @@ class ServedVersions:
     async def _open(self, version: str, folder: Path) -> Served:
         """Raises ModelError."""
         config = self._config
-        model = await asyncio.to_thread(
-            load_model,
-            folder,
-            max_rows=config.max_rows,
-            num_threads=config.num_threads,
-            memory=config.memory,
-            version=version,
-        )
+        try:
+            model = await asyncio.to_thread(
+                load_model,
+                folder,
+                max_rows=config.max_rows,
+                num_threads=config.num_threads,
+                memory=config.memory,
+                version=version,
+            )
+        except OSError as error:
+            raise ModelError(f"{folder} cannot be read: {error}") from error
         journal = f"{self._name}.{model.digest}"
         served = Served(model, Rows(model.layout, model.engine.arena.bytes), journal)
         async with AsyncExitStack() as stack:
@@ -79,8 +82,14 @@ class ServedVersions:
             await asyncio.wait([served.following])
         model = served.model
         metrics.forget_version(self._name, model.version, list(model.engine.unknown()))
-        await self._batcher.run_alone(model.engine.close)
+        # Requests that have its model already are still scored; it goes with the last of them.
         logger.info("version %s is no longer served", model.version)
+
+    def check(self) -> None:
+        """Raises what has ended the reading of a journal: rows would be missing from then on."""
+        for served in self.versions.open.values():
+            if served.following is not None and served.following.done():
+                served.following.result()
 
     async def _follow(self, served: Served, follower: Follower, stack: AsyncExitStack) -> None:
         """Applies what is written from now on, until cancelled."""

@@ -139,6 +139,7 @@ class RecommenderService(Service):
         """Changes over whenever labels do, until cancelled."""
         while True:
             await asyncio.sleep(self._config.poll_s)
+            self._served.check()
             if await self._served.versions.refresh():
                 await self.announce(self._attributes())
 

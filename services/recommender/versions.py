@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from services.recommender.manifest import FILE_NAME, load_manifest, read_manifest, version_of
-from shared.errors import InvalidRequestError, ModelError
+from shared.errors import BusError, InvalidRequestError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,10 @@ class Versions(Generic[T]):
             if STABLE not in self.labels:
                 raise
             self._refuse(version, folder / FILE_NAME, error)
+        except BusError as error:
+            if STABLE not in self.labels:
+                raise
+            logger.warning("%s is not loaded yet: %s", version, error)
 
     def _refuse(self, what: str, file: Path, error: ModelError) -> None:
         stamp = _stamp(file)
