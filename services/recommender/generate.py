@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from services.recommender.graph import Layer, write_graph
 from services.recommender.layout import Catalogue, Table
+from services.recommender.progress import show
 from services.recommender.source import (
     DESCRIPTION,
     CandidateField,
@@ -149,9 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     try:
-        tables = generate(
-            arguments.size, arguments.out, arguments.scale, arguments.seed, _show_progress
-        )
+        tables = generate(arguments.size, arguments.out, arguments.scale, arguments.seed, show)
     except ModelError as error:
         print(f"generate: {error}", file=sys.stderr)
         return 1
@@ -161,12 +160,6 @@ def main(argv: list[str] | None = None) -> int:
         f"{size / 1e6:.1f} MB, to be restructured"
     )
     return 0
-
-
-def _show_progress(share: float, what: str) -> None:
-    end = "\n" if what == DESCRIPTION else ""
-    bar = "#" * round(share * 40)
-    print(f"\r[{bar:.<40}] {what:20}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from services.recommender.planner.profiles import Profile
 from services.recommender.planning import Limits, Planned, plan
 from services.recommender.profile_file import DEFAULT, read_profile
 from services.recommender.program import ELEMENTS
+from services.recommender.progress import show
 from services.recommender.source import Array, Source, read_folder
 from services.recommender.tensors import shapes
 from shared.errors import ModelError
@@ -173,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         profile = read_profile(arguments.profile)
         source = read_source(arguments.source)
-        layout, planned = restructure(source, arguments.out, profile, limits, _show_progress)
+        layout, planned = restructure(source, arguments.out, profile, limits, show)
     except ModelError as error:
         print(f"restructure: {error}", file=sys.stderr)
         return 1
@@ -183,12 +184,6 @@ def main(argv: list[str] | None = None) -> int:
         f"of an item {planned.ns:.0f} ns by profile {profile.name} (apart {planned.ns_alone:.0f})"
     )
     return 0
-
-
-def _show_progress(share: float, what: str) -> None:
-    end = "\n" if what == FILE_NAME else ""
-    bar = "#" * round(share * 40)
-    print(f"\r[{bar:.<40}] {what[:40]:40}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
