@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent.parent
 LOADS = {
     "decoder": "from shared.lm.decoder import load_decoder\n"
     "load_decoder(Path('models/quorum-draft-small'), max_slots=1, num_threads=1)",
-    "recommender": "from services.recommender.mlp import Mlp\n"
-    "import onnxruntime; onnxruntime.InferenceSession('models/import-next/mlp.onnx')",
+    "recommender": "from services.recommender.dense import Dense\n"
+    "import onnxruntime; onnxruntime.InferenceSession('models/import-next/dense.onnx')",
 }
 
 
