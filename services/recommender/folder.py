@@ -56,7 +56,7 @@ def load_model(
 def _tell(folder: Path, arena: Arena, memory: Memory) -> None:
     """Where lookups will be slower than they could be, and what helps."""
     size = len(arena.bytes)
-    logger.info("%s: %d bytes, %d of them on huge pages", folder, size, arena.huge_bytes)
+    logger.debug("%s: %d bytes, %d of them on huge pages", folder, size, arena.huge_bytes)
     if size >= 2 * HUGE_PAGE and arena.huge_bytes < size / 2:
         logger.warning(
             "%s is mostly on small pages, which makes lookups slower%s",

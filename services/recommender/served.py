@@ -73,7 +73,7 @@ class ServedVersions:
         huge = model.engine.arena.huge_bytes
         pages = {"huge": huge, "small": len(model.engine.arena.bytes) - huge}
         metrics.observe_version(self._name, version, pages, model.engine.unknown())
-        logger.info("version %s is ready", version)
+        logger.debug("version %s is ready", version)
         return served
 
     async def _close(self, served: Served) -> None:
@@ -83,7 +83,7 @@ class ServedVersions:
         model = served.model
         metrics.forget_version(self._name, model.version, list(model.engine.unknown()))
         # Requests that have its model already are still scored; it goes with the last of them.
-        logger.info("version %s is no longer served", model.version)
+        logger.debug("version %s is no longer served", model.version)
 
     def check(self) -> None:
         """Raises what has ended the reading of a journal: rows would be missing from then on."""
