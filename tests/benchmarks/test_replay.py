@@ -235,7 +235,7 @@ def test_models_compute_only_where_looking_up_does_not_do() -> None:
 @pytest.mark.parametrize("kind", ["code", "prose", "edits"])
 def test_asking_as_needed_is_hardly_ever_worse_than_asking_all(kind: str) -> None:
     record = load(RECORD)
-    for temperature, gain in ((0.0, 0.97), (0.8, 1.03)):
+    for temperature, gain in ((0.0, 0.97), (0.8, 1.02)):
         requests = [whole(t) for t in record if (t.kind, t.temperature) == (kind, temperature)]
         needed, everybody = (
             Asking(LARGE, who).run(requests, 1).seconds_per_token for who in ("needed", "all")
