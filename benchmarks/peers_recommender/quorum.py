@@ -84,7 +84,7 @@ class _Gather:
         return ids.num_items
 
     def score(self, ids: _Prepared) -> int:
-        raise NotImplementedError
+        raise NotImplementedError  # see `does`: it is not asked for scores
 
     def array(self, found: int) -> FloatArray:
         return self._output[:found]
@@ -103,7 +103,7 @@ class _Scores:
         return [Query(len(ids), [(self._columns, ids)])]
 
     def lookup(self, ids: list[Query]) -> FloatArray:
-        raise NotImplementedError
+        raise NotImplementedError  # see `does`: it is not asked for lookups
 
     def score(self, ids: list[Query]) -> FloatArray:
         return self._engine.score(ids)[0][0]

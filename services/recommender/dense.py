@@ -81,7 +81,7 @@ class Dense:
         session = self._session if num_rows > SMALL_ROWS else self._small
         try:
             session.run_with_iobinding(binding)
-        except Exception as error:
+        except Exception as error:  # onnxruntime's errors have no common base
             raise ModelError(f"{self._file} failed on {num_rows} rows: {error}") from error
         for output in found:
             # What is not finite makes the sum so, too; that of large numbers may be as well.
@@ -100,7 +100,7 @@ class Dense:
         feed = {name: array[:2].reshape(2, *shape) for name, (array, shape) in self._inputs.items()}
         try:
             found = self._session.run(self.names, feed)
-        except Exception as error:
+        except Exception as error:  # likewise
             raise ModelError(f"{self._file} failed on 2 rows: {error}") from error
         for name, output in zip(self.names, found, strict=True):
             if output.dtype != np.float32 or output.shape[:1] != (2,):

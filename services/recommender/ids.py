@@ -32,6 +32,6 @@ class IdGraph:
         feed = {name: inputs[name].astype(_TYPES[kind]) for name, kind in self._kinds.items()}
         try:
             found = self._session.run(self._names, feed)
-        except Exception as error:
+        except Exception as error:  # onnxruntime's errors have no common base
             raise InvalidRequestError(f"the ids do not fit the model's graph: {error}") from error
         return dict(zip(self._names, found, strict=True))
