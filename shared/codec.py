@@ -22,7 +22,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 
 _PLAIN = {type(None), bool, int, float, str, bytes, list, dict}
 
-Reader = Callable[[Any, str], Any]
+Reader = Callable[[Any], Any]
 Writer = Callable[[Any], Any]
 
 
@@ -47,13 +47,13 @@ def decode(data: bytes) -> object:
     envelope = _unpacked(data)
     if not isinstance(envelope, dict) or set(envelope) != {"v", "type", "body"}:
         raise MalformedError("not a message: expected a map of v, type and body")
-    version = _scalar(int)(envelope["v"], "v")
+    version = _VERSION(envelope["v"])
     if version != SCHEMA_VERSION:
         raise MalformedError(f"schema version {version}; this build reads {SCHEMA_VERSION}")
-    name = _scalar(str)(envelope["type"], "type")
+    name = _TYPE(envelope["type"])
     if name not in _READERS:
         raise MalformedError(f"unknown message type {_shown(name)}")
-    return _READERS[name](envelope["body"], name)
+    return _READERS[name](envelope["body"])
 
 
 def pack(value: object) -> bytes:
@@ -102,8 +102,8 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
-def _scalar(expected: type) -> Reader:
-    def read(value: Any, where: str) -> Any:
+def _scalar(expected: type, where: str) -> Reader:
+    def read(value: Any) -> Any:
         if expected is float and type(value) is int:
             return float(value)
         if type(value) is not expected:
@@ -113,100 +113,114 @@ def _scalar(expected: type) -> Reader:
     return read
 
 
-def _list(item: Reader) -> Reader:
-    def read(value: Any, where: str) -> Any:
+def _list(item: Reader, where: str) -> Reader:
+    def read(value: Any) -> Any:
         if type(value) is not list:
             raise MalformedError(f"{where} is {type(value).__name__}, expected list")
-        return [item(v, where) for v in value]
+        return [item(v) for v in value]
 
     return read
 
 
-def _int_list(value: Any, where: str) -> Any:
+def _int_list(where: str) -> Reader:
     # Token lists are the bulk of the traffic: one pass in C instead of a call per token.
-    if type(value) is not list or set(map(type, value)) - {int}:
-        raise MalformedError(f"{where} is not a list of int")
-    return value
+    def read(value: Any) -> Any:
+        if type(value) is not list or set(map(type, value)) - {int}:
+            raise MalformedError(f"{where} is not a list of int")
+        return value
+
+    return read
 
 
-def _tuple(items: tuple[Reader, ...]) -> Reader:
-    def read(value: Any, where: str) -> Any:
+def _tuple(items: tuple[Reader, ...], where: str) -> Reader:
+    def read(value: Any) -> Any:
         if type(value) is not list or len(value) != len(items):
             raise MalformedError(f"{where} is not a list of {len(items)} values")
-        return tuple(item(v, where) for item, v in zip(items, value, strict=True))
+        return tuple(item(v) for item, v in zip(items, value, strict=True))
 
     return read
 
 
-def _dict(key: Reader, item: Reader) -> Reader:
-    def read(value: Any, where: str) -> Any:
+def _dict(key: Reader, item: Reader, where: str) -> Reader:
+    def read(value: Any) -> Any:
         if type(value) is not dict:
             raise MalformedError(f"{where} is {type(value).__name__}, expected map")
-        return {key(k, where): item(v, where) for k, v in value.items()}
+        return {key(k): item(v) for k, v in value.items()}
 
     return read
 
 
 def _optional(inner: Reader) -> Reader:
-    return lambda value, where: None if value is None else inner(value, where)
+    return lambda value: None if value is None else inner(value)
 
 
-def _dataclass(cls: Any) -> Reader:
+def _dataclass(cls: Any, where: str) -> Reader:
     hints = get_type_hints(cls)
-    readers = {f.name: _reader(hints[f.name]) for f in fields(cls)}
+    readers = {f.name: _reader(hints[f.name], f"{where}.{f.name}") for f in fields(cls)}
     required = {
         f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
     }
 
-    def read(value: Any, where: str) -> Any:
+    def read(value: Any) -> Any:
         if type(value) is not dict:
             raise MalformedError(f"{where} is {type(value).__name__}, expected map")
-        if missing := required - value.keys():
-            raise MalformedError(f"{where} lacks {', '.join(sorted(missing))}")
-        if unknown := value.keys() - readers.keys():
-            raise MalformedError(f"{where} has unknown {_shown(min(map(str, unknown)))}")
-        return cls(**{name: readers[name](v, f"{where}.{name}") for name, v in value.items()})
+        if value.keys() != readers.keys():
+            if missing := required - value.keys():
+                raise MalformedError(f"{where} lacks {', '.join(sorted(missing))}")
+            if unknown := value.keys() - readers.keys():
+                raise MalformedError(f"{where} has unknown {_shown(min(map(str, unknown)))}")
+        return cls(**{name: readers[name](v) for name, v in value.items()})
 
     return read
 
 
-def _reader(hint: Any) -> Reader:
+def _reader(hint: Any, where: str) -> Reader:
     origin, args = get_origin(hint), get_args(hint)
     if hint == list[int]:
-        return _int_list
+        return _int_list(where)
     if origin is list:
-        return _list(_reader(args[0]))
+        return _list(_reader(args[0], where), where)
     if origin is tuple:
-        return _tuple(tuple(_reader(a) for a in args))
+        return _tuple(tuple(_reader(a, where) for a in args), where)
     if origin is dict:
-        return _dict(_reader(args[0]), _reader(args[1]))
+        return _dict(_reader(args[0], where), _reader(args[1], where), where)
     if origin in (Union, types.UnionType):
-        (inner,) = (a for a in args if a is not type(None))
-        return _optional(_reader(inner))
+        return _optional(_reader(_some(args), where))
     if is_dataclass(hint):
-        return _dataclass(hint)
-    return _scalar(hint)
+        return _dataclass(hint, where)
+    return _scalar(hint, where)
 
 
-def _writer(cls: type[Any]) -> Writer:
-    names = [f.name for f in fields(cls)]
+def _writer(hint: Any) -> Writer | None:
+    """None where a value is on the wire as it is."""
+    origin, args = get_origin(hint), get_args(hint)
+    if is_dataclass(hint):
+        hints = get_type_hints(hint)
+        writers = [(f.name, _writer(hints[f.name])) for f in fields(hint)]
+        return lambda value: {
+            name: getattr(value, name) if write is None else write(getattr(value, name))
+            for name, write in writers
+        }
+    if origin not in (list, dict, Union, types.UnionType):
+        return None
+    inner = _writer(_some(args) if origin not in (list, dict) else args[-1])
+    if inner is None:
+        return None
+    if origin is list:
+        return lambda value: [inner(v) for v in value]
+    if origin is dict:
+        return lambda value: {key: inner(v) for key, v in value.items()}
+    return lambda value: None if value is None else inner(value)
 
-    def write(message: Any) -> Any:
-        return {name: _plain(getattr(message, name)) for name in names}
 
-    return write
-
-
-def _plain(value: Any) -> Any:
-    cls = type(value)
-    if is_dataclass(cls):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(cls)}
-    if cls is list and value and is_dataclass(value[0]):
-        return [_plain(v) for v in value]
-    if cls is dict and value and is_dataclass(next(iter(value.values()))):
-        return {key: _plain(v) for key, v in value.items()}
-    return value
+def _some(args: tuple[Any, ...]) -> Any:
+    """Of `X | None`, X."""
+    (inner,) = (a for a in args if a is not type(None))
+    return inner
 
 
-_READERS: dict[str, Reader] = {cls.__name__: _dataclass(cls) for cls in MESSAGES}
-_WRITERS: dict[str, Writer] = {cls.__name__: _writer(cls) for cls in MESSAGES}
+_VERSION, _TYPE = _scalar(int, "v"), _scalar(str, "type")
+_READERS: dict[str, Reader] = {cls.__name__: _dataclass(cls, cls.__name__) for cls in MESSAGES}
+_WRITERS: dict[str, Writer] = {
+    cls.__name__: write for cls in MESSAGES if (write := _writer(cls)) is not None
+}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from services.gateway.responses import Json
 from services.gateway.schemas import INT64, MAX_NAME, Body, check, parse
@@ -37,6 +37,9 @@ class InferInput(Body):
     datatype: str
     parameters: Parameters = Field(default_factory=dict)
     data: object = None
+
+
+INPUTS = TypeAdapter(list[InferInput])
 
 
 class InferOutput(Body):
@@ -136,8 +139,7 @@ def _length(header: str, num_bytes: int) -> int:
 def _read_inputs(body: InferBody, rest: bytes) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     place = 0
-    for number, given in enumerate(body.inputs):
-        one = check(InferInput, given, f"inputs[{number}]")
+    for one in _checked(body.inputs):
         if one.name in found:
             raise InvalidRequestError(f"input {one.name!r} is there twice")
         if one.datatype not in VALUE_BYTES:
@@ -156,6 +158,14 @@ def _read_inputs(body: InferBody, rest: bytes) -> dict[str, Tensor]:
             f"{len(rest)} bytes follow the JSON; the inputs' binary_data_size make {place}"
         )
     return found
+
+
+def _checked(given: list[Parameters]) -> list[InferInput]:
+    """All at once, since there may be hundreds; one by one where something is amiss, to name it."""
+    try:
+        return INPUTS.validate_python(given)
+    except ValidationError:
+        return [check(InferInput, one, f"inputs[{number}]") for number, one in enumerate(given)]
 
 
 def _of_bytes(one: InferInput, size: int, data: bytes) -> Tensor:

@@ -210,8 +210,9 @@ def check(cls: type[B], content: object, where: str | None = None) -> B:
 def _without_neutral(cls: type[Body], content: Mapping[str, object]) -> dict[str, object]:
     """Drops nulls and fields that ask for nothing; refuses those that ask for what is not there."""
     kept: dict[str, object] = {}
+    known = cls.model_fields
     for name, value in content.items():
-        if name in cls.model_fields:
+        if name in known:
             if value is not None:
                 kept[name] = value
         elif name in NEUTRAL and issubclass(cls, GenerationBody):

@@ -10,11 +10,12 @@ import numpy.typing as npt
 from services.recommender.engine import Bags, Query
 from services.recommender.ids import IdGraph
 from services.recommender.layout import Field, Layout, Tensor
-from services.recommender.wiring import Wiring, is_bag
+from services.recommender.wiring import Wiring
 from shared.errors import InvalidRequestError
 
 Array = npt.NDArray[np.int64] | npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+NO_LIMIT = np.iinfo(np.uint64).max
 
 
 class Tensors:
@@ -23,8 +24,12 @@ class Tensors:
 
     def __init__(self, layout: Layout, wiring: Wiring, graph: IdGraph | None) -> None:
         self._layout = layout
-        self._columns = wiring.columns
         self._bags = wiring.bags
+        self._direct = [f for f in layout.fields if f.name in wiring.columns]
+        self._bagged = [f for f in layout.fields if f.name not in wiring.columns]
+        self._by_column = [f for f in self._direct for _ in range(f.length or 1)]
+        self._highest = np.array([_highest(field) for field in self._by_column], np.uint64)
+        """By column, of the ids that are not refused."""
         self._graph = graph
         self._inputs = {tensor.name: tensor for tensor in layout.inputs}
 
@@ -50,11 +55,7 @@ class Tensors:
         floats = [inputs[t.name] for t in self._layout.inputs if t.dtype == "float32"]
         query = Query(
             num_items,
-            [
-                (self._columns[field.name], self._block(field, ids))
-                for field in self._layout.fields
-                if field.name in self._columns
-            ],
+            self._blocks(ids),
             self._read_bags(ids),
             [values.astype(np.float32, copy=False) for values in floats],
         )
@@ -80,20 +81,40 @@ class Tensors:
             return array
         return np.repeat(array, num_items, axis=0)
 
-    def _block(self, field: Field, ids: Mapping[str, IntArray]) -> IntArray:
-        array = ids[field.ids or field.name].reshape(-1, field.length or 1)
-        _refuse(field, array)
-        return array
+    def _blocks(self, ids: Mapping[str, IntArray]) -> list[tuple[slice, IntArray]]:
+        """Neighbouring columns that hold for all items are one block: to copy a column takes
+        longer than to look its rows up."""
+        groups: list[list[IntArray]] = []
+        for field in self._direct:
+            array = ids[field.ids or field.name].reshape(-1, field.length or 1)
+            if groups and len(array) == len(groups[-1][-1]) == 1:
+                groups[-1].append(array)
+            else:
+                groups.append([array])
+        found, start = [], 0
+        for group in groups:
+            block = np.concatenate(group, axis=1) if len(group) > 1 else group[0]
+            columns = slice(start, start := start + block.shape[1])
+            self._refuse(block, columns)
+            found.append((columns, block))
+        return found
+
+    def _refuse(self, block: IntArray, columns: slice) -> None:
+        # Negative ids are the highest of all without their sign.
+        outside = block.view(np.uint64) > self._highest[columns]
+        if outside.any():
+            row, column = np.argwhere(outside)[0].tolist()
+            raise _refusal(self._by_column[columns.start + column], int(block[row, column]))
 
     def _read_bags(self, ids: Mapping[str, IntArray]) -> list[Bags]:
         found: dict[str, Bags] = {}
-        for field in self._layout.fields:
-            if is_bag(self._layout, field):
-                array = ids[field.ids or field.name]
-                found[field.name] = (
-                    _bags(array) if field.bounds is None else _bounded(array, ids[field.bounds])
-                )
-                _refuse(field, found[field.name].ids)
+        for field in self._bagged:
+            array = ids[field.ids or field.name]
+            bags = _bags(array) if field.bounds is None else _bounded(array, ids[field.bounds])
+            outside = bags.ids.view(np.uint64) > _highest(field)
+            if outside.any():
+                raise _refusal(field, int(bags.ids[outside][0]))
+            found[field.name] = bags
         return [found[name] for name in self._bags]
 
 
@@ -147,16 +168,15 @@ def _bounded(ids: IntArray, bounds: IntArray) -> Bags:
     return bags
 
 
-def _refuse(field: Field, ids: IntArray) -> None:
-    if field.unknown != "reject":
-        return
-    outside = (ids < 0) | (ids >= field.num_rows)
-    if outside.any():
-        raise InvalidRequestError(
-            f"input {field.name!r} holds id {int(ids[outside][0])}; its table has rows 0 to "
-            f"{field.num_rows - 1}",
-            field.name,
-        )
+def _highest(field: Field) -> int:
+    return field.num_rows - 1 if field.unknown == "reject" else NO_LIMIT
+
+
+def _refusal(field: Field, name: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"input {field.name!r} holds id {name}; its table has rows 0 to {field.num_rows - 1}",
+        field.name,
+    )
 
 
 def shapes(layout: Layout) -> list[Tensor]:
