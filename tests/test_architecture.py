@@ -32,7 +32,11 @@ CONFINED = {
     "transformers": ["services/verifier/export.py"],
     "onnx": ["services/verifier/", "services/recommender/"],
     "tokenizers": ["services/gateway/"],
-    "llvmlite": ["services/recommender/kernel.py", "services/recommender/machine_code.py"],
+    "llvmlite": [
+        "services/recommender/kernel.py",
+        "services/recommender/machine_code.py",
+        "services/recommender/row_code.py",
+    ],
     "jinja2": ["services/gateway/"],
 }
 # The science: no I/O, no clock, no bus, no global random state.
@@ -55,6 +59,8 @@ PURE = [
     "services/recommender/layout.py",
     "services/recommender/machine_code.py",
     "services/recommender/program.py",
+    "services/recommender/row_code.py",
+    "services/recommender/sorting.py",
     "services/recommender/wiring.py",
     "services/recommender/planner/physical.py",
     "services/recommender/planner/profiles.py",

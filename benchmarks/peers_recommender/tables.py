@@ -46,18 +46,18 @@ def map_tables(folder: Path) -> list[FloatArray]:
 def load_tables(folder: Path) -> Tables:
     """Copies of them."""
     files = map_tables(folder)
-    memory = _memory(sum(file.size for file in files))
+    values = memory(sum(file.size for file in files))
     arrays: list[FloatArray] = []
     fused = []
     start = 0
     for dim, group in itertools.groupby(files, key=lambda file: file.shape[1]):
         first, begin, heights = len(arrays), start, [0]
         for file in group:
-            arrays.append(memory[start : start + file.size].reshape(-1, dim))
+            arrays.append(values[start : start + file.size].reshape(-1, dim))
             arrays[-1][:] = file
             heights.append(heights[-1] + len(file))
             start += file.size
-        rows = memory[begin:start].reshape(-1, dim)
+        rows = values[begin:start].reshape(-1, dim)
         fused.append(Fused(slice(first, len(arrays)), rows, np.array(heights[:-1], np.int64)))
     return Tables(arrays, fused)
 
@@ -67,7 +67,8 @@ def columns(ids: IntArray) -> Sequence[IntArray]:
     return list(np.ascontiguousarray(ids.T))
 
 
-def _memory(num_values: int) -> FloatArray:
+def memory(num_values: int) -> FloatArray:
+    """Of this process, on huge pages."""
     # Not the default flags: shared anonymous memory has no huge pages on many machines.
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     region = mmap.mmap(-1, num_values * 4 + HUGE_PAGE, flags=flags)

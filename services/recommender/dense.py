@@ -29,8 +29,10 @@ def open_session(file: Path, num_threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
-    # Between passes the threads sleep: other services share these cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Within a pass threads wait actively, as to wake them for each node takes longer than what they
+    # gain; between passes they sleep, since other services share these cores.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base

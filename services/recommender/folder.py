@@ -18,6 +18,7 @@ from services.recommender.manifest import load_manifest, version_of
 from services.recommender.memory import HUGE_PAGE, Arena, Memory, map_arena
 from services.recommender.model import Model
 from services.recommender.names import Names
+from services.recommender.sorting import orders_in
 from services.recommender.tensors import Tensors
 from services.recommender.wiring import wire
 from shared.errors import ModelError
@@ -38,6 +39,7 @@ def load_model(
     layout = load_manifest(folder)
     arena = map_arena(folder / layout.arena, layout.num_bytes, memory)
     _tell(folder, arena, memory)
+    orders_in(layout, arena.bytes)
     engine = Engine(
         layout, arena, folder / layout.dense, max_rows=max_rows, num_threads=num_threads
     )

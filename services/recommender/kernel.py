@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import binding
 
-from services.recommender.machine_code import MIX, RING, write
+from services.recommender.machine_code import RING, write
 from services.recommender.program import Program
+from services.recommender.row_code import MIX
 from shared.errors import ModelError
 
 FloatArray = npt.NDArray[np.float32]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from services.recommender.program import Element, vector_bytes
+from services.recommender.program import ORDER_BYTES, Element, vector_bytes
 
 FORMAT = 2
 STRICT: dict[str, object] = {"extra": "forbid", "strict": True}
@@ -58,6 +58,8 @@ class Field:
     """The index graph's output; None: the input of the field's name."""
     bounds: str | None = None
     """Likewise, where each bag begins and the last one ends; None: a bag is a row of `ids`."""
+    order: int | None = None
+    """Where in the arena the row of each id is said (sorting.py); None: it is the id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +193,13 @@ class Layout:
     @property
     def num_bytes(self) -> int:
         """Of the arena."""
-        return max((s.offset + s.num_bytes for s in self.stored), default=0)
+        orders = [f.order + f.num_rows * ORDER_BYTES for f in self.fields if f.order is not None]
+        return max([s.offset + s.num_bytes for s in self.stored] + orders, default=0)
+
+    def order_of(self, table: str) -> int | None:
+        """That of the fields that read a table."""
+        readers = [lookup.field for lookup in self.lookups if lookup.table == table]
+        return next((self.field(name).order for name in readers), None)
 
     def table(self, name: str) -> Table:
         """The table of that name, which must exist."""
@@ -228,6 +236,16 @@ def _wrong_lookups(layout: Layout) -> Iterator[str]:
     for table in layout.tables:
         if table.num_rows < 1 or table.dim < 1:
             yield f"table {table.name} has {table.num_rows} rows of {table.dim}"
+    yield from _wrong_fields(layout)
+    fields = {field.name: field for field in layout.fields}
+    tables = {table.name: table for table in layout.tables}
+    for lookup in layout.lookups:
+        wrong = _wrong_lookup(layout, lookup, fields.get(lookup.field), tables.get(lookup.table))
+        if wrong is not None:
+            yield f"the lookup of field {lookup.field} in table {lookup.table} {wrong}"
+
+
+def _wrong_fields(layout: Layout) -> Iterator[str]:
     for field in layout.fields:
         if not 0 <= field.default_row < field.num_rows:
             yield f"field {field.name} has {field.num_rows} rows, default row {field.default_row}"
@@ -235,12 +253,12 @@ def _wrong_lookups(layout: Layout) -> Iterator[str]:
             yield f"field {field.name} is of scope {field.scope} and has key {field.key}"
         if field.length is not None and field.length < 1:
             yield f"field {field.name} has {field.length} ids an item"
-    fields = {field.name: field for field in layout.fields}
-    tables = {table.name: table for table in layout.tables}
+    order_of = {field.name: field.order for field in layout.fields}
+    orders: dict[str, int | None] = {}
     for lookup in layout.lookups:
-        wrong = _wrong_lookup(layout, lookup, fields.get(lookup.field), tables.get(lookup.table))
-        if wrong is not None:
-            yield f"the lookup of field {lookup.field} in table {lookup.table} {wrong}"
+        order = order_of.get(lookup.field)
+        if orders.setdefault(lookup.table, order) != order:
+            yield f"table {lookup.table} is read in several orders"
 
 
 def _wrong_lookup(

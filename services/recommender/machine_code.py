@@ -20,6 +20,7 @@ from services.recommender.program import (
     Read,
     vector_bytes,
 )
+from services.recommender.row_code import known, order_entry, row_of
 
 LINE = 64
 LONGEST_VECTOR = 16
@@ -34,8 +35,6 @@ PREFETCH = (_I32(0), _I32(2), _I32(1))
 """To read, into the second cache, of data. The first one holds too little of what is ahead: with it
 the paper's small model took half as long again."""
 _BYTES, _FLOATS, _LONGS = _I8.as_pointer(), _FLOAT.as_pointer(), _I64.as_pointer()
-MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-"""Multipliers of splitmix64, by whose upper bits an id's hash finds a row."""
 
 
 def write(program: Program, distance: int, triple: str) -> str:
@@ -72,15 +71,25 @@ class _Writer:
         starts = [
             build.load(build.gep(outputs, [_I64(k)])) for k in range(len(self._program.widths))
         ]
-        with self._loop(_I64(0), build.add(num_items, _I64(self._distance))) as step:
-            with build.if_then(build.icmp_signed("<", step, num_items)):
-                slot = build.and_(step, _I64(RING - 1))
+        # Orders are prefetched before rows are, since those say which.
+        lead = self._distance * any(c.order is not None for c in self._program.columns)
+        num_steps = build.add(num_items, _I64(lead + self._distance))
+        with self._loop(_I64(0), num_steps) as step:
+            if lead:
+                with build.if_then(build.icmp_signed("<", step, num_items)):
+                    own = build.gep(ids, [build.mul(step, _I64(num_columns))])
+                    self._prefetch_orders(arena, own)
+            item = build.sub(step, _I64(lead))
+            is_there = build.and_(
+                build.icmp_signed(">=", item, _I64(0)), build.icmp_signed("<", item, num_items)
+            )
+            with build.if_then(is_there):
+                slot = build.and_(item, _I64(RING - 1))
                 places = build.gep(ring, [build.mul(slot, _I64(num_accesses))])
-                is_wrong = self._locate(
-                    arena, build.gep(ids, [build.mul(step, _I64(num_columns))]), places
-                )
+                own = build.gep(ids, [build.mul(item, _I64(num_columns))])
+                is_wrong = self._locate(arena, own, places)
                 build.store(is_wrong, build.gep(wrong, [slot]))
-            item = build.sub(step, _I64(self._distance))
+            item = build.sub(step, _I64(lead + self._distance))
             with build.if_then(build.icmp_signed(">=", item, _I64(0))):
                 slot = build.and_(item, _I64(RING - 1))
                 places = build.gep(ring, [build.mul(slot, _I64(num_accesses))])
@@ -109,7 +118,8 @@ class _Writer:
         widths = [build.load(build.gep(strides, [_I64(k)])) for k in range(len(reads))]
 
         def find(index: ir.Value) -> tuple[ir.Value, ir.Value]:
-            row, is_outside = self._row(build.load(build.gep(ids, [index])), bag.column)
+            name, is_outside = known(build, build.load(build.gep(ids, [index])), bag.column)
+            row = row_of(build, arena, name, bag.column)
             place = build.add(_I64(access.base), build.mul(row, _I64(access.stride)))
             return build.gep(arena, [place]), is_outside
 
@@ -125,6 +135,11 @@ class _Writer:
                     kind = ir.VectorType(_FLOAT, length)
                     _store(build, ir.Constant(kind, [0.0] * length), row, place)
             with self._loop(first, stop) as index:
+                if bag.column.order is not None:
+                    further = build.add(index, _I64(2 * BAG_DISTANCE))
+                    with build.if_then(build.icmp_signed("<", further, total)):
+                        own = build.load(build.gep(ids, [further]))
+                        self._prefetch_order(arena, own, bag.column)
                 ahead = build.add(index, _I64(BAG_DISTANCE))
                 with build.if_then(build.icmp_signed("<", ahead, total)):
                     self._prefetch_lines(access, find(ahead)[0])
@@ -162,8 +177,8 @@ class _Writer:
         build = self._build
         rows, is_wrong = [], _I1(0)
         for number, column in enumerate(self._program.columns):
-            row, is_outside = self._row(build.load(build.gep(ids, [_I64(number)])), column)
-            rows.append(row)
+            name, is_outside = known(build, build.load(build.gep(ids, [_I64(number)])), column)
+            rows.append(row_of(build, arena, name, column))
             is_wrong = build.or_(is_wrong, is_outside)
         for number, access in enumerate(self._program.accesses):
             place = _I64(access.base)
@@ -179,18 +194,16 @@ class _Writer:
             line = self._build.gep(row, [_I64(first)])
             self._build.call(self._prefetch, [line, *PREFETCH])
 
-    def _row(self, name: ir.Value, column: Column) -> tuple[ir.Value, ir.Value]:
-        """The row an id reads, and whether it is outside of its table."""
-        build = self._build
-        is_outside = build.icmp_unsigned(">=", name, _I64(column.num_rows))
-        instead: ir.Value = _I64(column.default_row if column.fallback == "default" else 0)
-        if column.fallback == "hash":
-            mixed = name
-            for shift, factor in zip((30, 27), MIX, strict=True):
-                mixed = build.mul(build.xor(mixed, build.lshr(mixed, _I64(shift))), _I64(factor))
-            upper = build.lshr(build.xor(mixed, build.lshr(mixed, _I64(31))), _I64(32))
-            instead = build.lshr(build.mul(upper, _I64(column.num_rows)), _I64(32))
-        return build.select(is_outside, instead, name), is_outside
+    def _prefetch_orders(self, arena: ir.Value, ids: ir.Value) -> None:
+        """Those of an item."""
+        for number, column in enumerate(self._program.columns):
+            if column.order is not None:
+                name = self._build.load(self._build.gep(ids, [_I64(number)]))
+                self._prefetch_order(arena, name, column)
+
+    def _prefetch_order(self, arena: ir.Value, name: ir.Value, column: Column) -> None:
+        place = order_entry(self._build, arena, known(self._build, name, column)[0], column)
+        self._build.call(self._prefetch, [place, *PREFETCH])
 
     def _copy(self, arena: ir.Value, places: ir.Value, rows: Sequence[ir.Value]) -> None:
         """An item's vectors to its rows of the outputs."""

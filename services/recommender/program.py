@@ -19,6 +19,8 @@ Fallback = Literal["zero", "default", "hash"]
 ELEMENTS: tuple[Element, ...] = ("fp32", "fp16", "int8")
 VALUE_BYTES: dict[Element, int] = {"fp32": 4, "fp16": 2, "int8": 1}
 SCALE_BYTES = 4
+ORDER_BYTES = 4
+"""Of a row's number in an order, whose rows all must be those of the table."""
 
 
 def vector_bytes(dim: int, element: Element) -> int:
@@ -35,6 +37,8 @@ class Column:
     num_rows: int
     fallback: Fallback = "default"
     default_row: int = 0
+    order: int | None = None
+    """Where in the arena the row of each id is said, int32 [num_rows]; None: it is the id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,10 @@ class Program:
         for column in (*self.columns, *(bag.column for bag in self.bags)):
             if not 0 <= column.default_row < column.num_rows:
                 yield f"a column has {column.num_rows} rows, not default row {column.default_row}"
+            if column.order is not None and not (
+                0 <= column.order <= arena_bytes - ORDER_BYTES * column.num_rows
+            ):
+                yield f"an order of {column.num_rows} rows is not within {arena_bytes} bytes"
 
     def _wrong(
         self, name: str, access: Access, columns: tuple[Column, ...], arena_bytes: int

@@ -12,20 +12,29 @@ import argparse
 import hashlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from services.recommender.layout import FORMAT, Layout, Stored
+from services.recommender.layout import FORMAT, Field, Layout, Stored
 from services.recommender.manifest import FILE_NAME, save_manifest
 from services.recommender.packing import pack
 from services.recommender.planner.profiles import Profile
-from services.recommender.planning import Limits, Planned, plan
+from services.recommender.planning import ALIGNMENT, Limits, Planned, plan
 from services.recommender.profile_file import DEFAULT, read_profile
 from services.recommender.program import ELEMENTS
 from services.recommender.progress import show
-from services.recommender.source import Array, Source, read_folder
+from services.recommender.sorting import (
+    MIN_ROW_BYTES,
+    NO_COUNTS,
+    Counts,
+    IntArray,
+    Order,
+    orders_by_frequency,
+)
+from services.recommender.source import Array, Source, read_counts, read_folder
 from services.recommender.tensors import shapes
 from shared.errors import ModelError
 from shared.lm.manifest import checksum
@@ -33,6 +42,17 @@ from shared.lm.manifest import checksum
 ARENA, DENSE, INDICES = "arena.bin", "dense.onnx", "indices.onnx"
 CHUNK_BYTES = 16 << 20
 Report = Callable[[float, str], None]
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """Fields and stored tables that know of their orders; these by their places in the arena, and
+    by sorted table the ids that read its rows, one by one."""
+
+    fields: list[Field]
+    stored: list[Stored]
+    orders: dict[int, Order] = field(default_factory=dict)
+    ids: dict[str, IntArray] = field(default_factory=dict)
 
 
 def read_source(source: Path) -> Source:
@@ -47,15 +67,21 @@ def read_source(source: Path) -> Source:
 
 
 def restructure(
-    source: Source, out: Path, profile: Profile, limits: Limits, report: Report
+    source: Source,
+    out: Path,
+    profile: Profile,
+    limits: Limits,
+    report: Report,
+    counts: Counts = NO_COUNTS,
 ) -> tuple[Layout, Planned]:
     """Writes the folder `out`, which must be absent or empty. `report` gets the share of the arena
     that is written, and what is being written. Raises ModelError."""
     if out.exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty; choose another folder")
     planned = plan(source.fields, source.tables, source.lookups, profile, limits)
+    placed = _sorted(source, planned.stored, counts)
     out.mkdir(parents=True, exist_ok=True)
-    files = {ARENA: _write_arena(out / ARENA, planned.stored, source, report)}
+    files = {ARENA: _write_arena(out / ARENA, placed, source, report)}
     _put(source.dense, out / DENSE)
     if source.indices is not None:
         _put(source.indices, out / INDICES)
@@ -67,12 +93,12 @@ def restructure(
         files.setdefault(file.name, checksum(file))
     layout = Layout(
         format=FORMAT,
-        fields=source.fields,
+        fields=placed.fields,
         tables=source.tables,
         lookups=source.lookups,
         outputs=source.outputs,
         inputs=source.inputs,
-        stored=planned.stored,
+        stored=placed.stored,
         arena=ARENA,
         dense=DENSE,
         indices=INDICES if source.indices is not None else None,
@@ -88,42 +114,71 @@ def restructure(
     return layout, planned
 
 
-def _write_arena(file: Path, stored: list[Stored], source: Source, report: Report) -> str:
+def _sorted(source: Source, stored: list[Stored], counts: Counts) -> _Sorted:
+    """Orders lie behind the tables."""
+    found = _Sorted(source.fields, stored)
+    end = max(table.offset + table.num_bytes for table in stored)
+    row_bytes = {part.table: table.stride for table in stored for part in table.parts}
+    for names, order in orders_by_frequency(source.fields, source.lookups, row_bytes, counts):
+        place = -(-end // ALIGNMENT) * ALIGNMENT
+        end = place + order.nbytes
+        found.orders[place] = order
+        found.fields = [replace(f, order=place) if f.name in names else f for f in found.fields]
+        tables = {lookup.table for lookup in source.lookups if lookup.field in names}
+        found.ids |= dict.fromkeys(tables, np.argsort(order))
+    found.stored = [
+        replace(s, reason=f"{s.reason}; rows by frequency")
+        if any(part.table in found.ids for part in s.parts)
+        else s
+        for s in stored
+    ]
+    return found
+
+
+def _write_arena(file: Path, placed: _Sorted, source: Source, report: Report) -> str:
     """Its SHA-256."""
     digest = hashlib.sha256()
-    total = sum(table.num_bytes for table in stored)
+    total = sum(table.num_bytes for table in placed.stored)
     written = 0
     with file.open("wb") as content:
-        for table in stored:
-            gap = bytes(table.offset - content.tell())
-            content.write(gap)
-            digest.update(gap)
-            for rows in _rows(table, source):
-                content.write(rows)
-                digest.update(rows)
+
+        def write(offset: int, data: bytes | memoryview) -> None:
+            for part in (bytes(offset - content.tell()), data):
+                content.write(part)
+                digest.update(part)
+
+        for table in placed.stored:
+            offset = table.offset
+            for rows in _rows(table, source, placed.ids):
+                write(offset, rows)
+                offset += len(rows)
                 written += len(rows)
                 report(min(0.999, written / total), table.name)
+        for offset, order in placed.orders.items():
+            write(offset, order.astype("<i4").tobytes())
     return digest.hexdigest()
 
 
-def _rows(stored: Stored, source: Source) -> Iterator[memoryview]:
+def _rows(stored: Stored, source: Source, ids: Mapping[str, IntArray]) -> Iterator[memoryview]:
     """A stored table, chunk by chunk: in a product, row a·B + b holds row a of one table and row b
-    of the other."""
+    of the other. `ids` says of sorted tables which id reads each row."""
     step = max(1, CHUNK_BYTES // stored.stride)
     for start in range(0, stored.num_rows, step):
         stop = min(stored.num_rows, start + step)
         chunk = np.zeros((stop - start, stored.stride), np.uint8)
         for part in stored.parts:
             table = source.arrays[part.table]
-            if part.radix == 1 and stop <= len(table):
+            if part.radix == 1 and stop <= len(table) and part.table not in ids:
                 values: Array = table[start:stop]
             else:
-                values = table[np.arange(start, stop) // part.radix % len(table)]
+                rows = np.arange(start, stop) // part.radix % len(table)
+                values = table[ids[part.table][rows] if part.table in ids else rows]
             if not np.isfinite(values).all():
                 raise ModelError(f"table {part.table} holds a value that is not finite")
             packed = pack(values.astype(np.float32, copy=False), stored.element)
             chunk[:, part.offset : part.offset + packed.shape[1]] = packed
-        yield chunk.data
+        # A map of bytes, so that its length is theirs.
+        yield chunk.data.cast("B")
 
 
 def _put(content: Path | bytes, file: Path) -> None:
@@ -169,12 +224,26 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="folder of tables and dense graph, or a graph")
     parser.add_argument("out", type=Path, help="folder to write")
     add_limits(parser)
+    parser.add_argument(
+        "--counts",
+        type=Path,
+        metavar="NPZ",
+        help="how often each id is read, by field: its rows are stored in that order",
+    )
+    parser.add_argument(
+        "--min-sorted-bytes",
+        type=int,
+        default=MIN_ROW_BYTES,
+        help="of a row: narrower ones would gain less than their order costs",
+    )
     arguments = parser.parse_args(argv)
     limits = limits_of(arguments)
     try:
         profile = read_profile(arguments.profile)
         source = read_source(arguments.source)
-        layout, planned = restructure(source, arguments.out, profile, limits, show)
+        by_field = read_counts(arguments.counts) if arguments.counts else {}
+        counts = Counts(by_field, arguments.min_sorted_bytes)
+        layout, planned = restructure(source, arguments.out, profile, limits, show, counts)
     except ModelError as error:
         print(f"restructure: {error}", file=sys.stderr)
         return 1
@@ -183,6 +252,9 @@ def main(argv: list[str] | None = None) -> int:
         f"{layout.num_bytes / 1e6:.1f} MB ({layout.num_bytes / planned.bytes_alone:.1%}), lookups "
         f"of an item {planned.ns:.0f} ns by profile {profile.name} (apart {planned.ns_alone:.0f})"
     )
+    if by_field:
+        hot = [field.name for field in layout.fields if field.order is not None]
+        print(f"rows by frequency of {', '.join(hot) or 'no field: none has rows that wide'}")
     return 0
 
 

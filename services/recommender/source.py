@@ -7,6 +7,7 @@ whose ids come as a tensor of the table's name.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +109,23 @@ def read_folder(folder: Path) -> Source:
             f"{DESCRIPTION} that names it"
         )
     return _undescribed(graphs[0], arrays)
+
+
+def read_counts(file: Path) -> dict[str, npt.NDArray[np.int64]]:
+    """A .npz of how often each id of a field is read: integers [num_rows] by the field's name.
+    Raises ModelError."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = dict(content)
+    except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ModelError(f"{file} is no .npz file of arrays: {error}") from error
+    for name, counts in arrays.items():
+        if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
+            raise ModelError(
+                f"the counts of {name} in {file} are {counts.dtype} {list(counts.shape)}; needed "
+                "is a whole number from 0 on for each id"
+            )
+    return {name: counts.astype(np.int64) for name, counts in arrays.items()}
 
 
 def save_description(description: Description, folder: Path) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from services.recommender.layout import Layout, Table
 from services.recommender.packing import Bytes, pack
 from services.recommender.program import Element, vector_bytes
+from services.recommender.sorting import orders_in
 from shared.errors import InvalidRequestError, ModelError
 
 FloatArray = npt.NDArray[np.float32]
@@ -36,6 +37,7 @@ class Rows:
     def __init__(self, layout: Layout, arena: Bytes) -> None:
         tables = {table.name: table for table in layout.tables}
         self._places: dict[str, _Place] = {}
+        self._orders = orders_in(layout, arena)
         for stored in layout.stored:
             whole = arena[stored.offset : stored.offset + stored.num_bytes]
             for part in stored.parts:
@@ -80,4 +82,6 @@ class Rows:
         place = self._places[name]
         last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]
         packed = pack(values[last], place.element)
-        place.vectors[:, rows[last]] = packed[None, :, None]
+        order = self._orders.get(name)
+        written = rows[last] if order is None else order[rows[last]]
+        place.vectors[:, written] = packed[None, :, None]

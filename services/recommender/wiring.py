@@ -94,4 +94,4 @@ def _read(layout: Layout, stored: Stored, lookup: Lookup, column: int, number: i
 def _column(field: Field) -> Column:
     # What is refused never comes so far; were it to, the default row is safe to read.
     fallback: Fallback = "default" if field.unknown == "reject" else field.unknown
-    return Column(field.num_rows, fallback, field.default_row)
+    return Column(field.num_rows, fallback, field.default_row, field.order)

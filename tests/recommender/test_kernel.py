@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -55,6 +57,11 @@ def programs(draw: st.DrawFn) -> tuple[Program, np.ndarray]:
         accesses.append(Access(base + gap, offset, element, tuple(reads)))
         pieces += [np.zeros(gap, np.uint8), table.ravel()]
         base += gap + table.size
+    for number, column in enumerate(cols):
+        if draw(st.booleans()):
+            cols[number] = replace(column, order=base)
+            pieces.append(rng.permutation(column.num_rows).astype(np.int32).view(np.uint8))
+            base += 4 * column.num_rows
     return Program(tuple(cols), tuple(accesses), tuple(widths)), np.concatenate(pieces)
 
 
@@ -85,20 +92,23 @@ def test_it_equals_its_twin(
     st.sampled_from(ELEMENTS),
     st.sampled_from(DIMS),
     st.booleans(),
+    st.booleans(),
 )
 def test_bags_equal_their_twin(
-    bags: list[list[int]], fallback: str, element: str, dim: int, is_mean: bool
+    bags: list[list[int]], fallback: str, element: str, dim: int, is_mean: bool, is_sorted: bool
 ) -> None:
     rng = np.random.default_rng(dim)
     parts = [pack(rng.standard_normal((9, d), np.float32), element) for d in (dim, 4)]
     table = np.concatenate(parts, axis=1)
     reads = (Read(0, 1, 0, dim, 0, 0), Read(0, 1, parts[0].shape[1], 4, 0, dim))
     access = Access(0, table.shape[1], element, reads)
-    bag = Bag(access, Column(9, fallback, 3), is_mean)
+    order = rng.permutation(9).astype(np.int32).view(np.uint8)
+    arena = np.concatenate([table.ravel(), order])
+    bag = Bag(access, Column(9, fallback, 3, table.size if is_sorted else None), is_mean)
     program = Program((), (), (dim + 4,), (bag,))
-    kernel = Kernel(program, table.ravel(), 4)
+    kernel = Kernel(program, arena, 4)
     arrays = [np.array(ids, np.int64) for ids in bags]
-    expected, num_outside = twin.pool(bag, table.ravel(), arrays)
+    expected, num_outside = twin.pool(bag, arena, arrays)
     out, missing = np.full((len(bags), dim + 4), np.nan, np.float32), np.zeros(1, np.int64)
     bounds = np.cumsum([0, *map(len, bags)])
     kernel.pool(0, np.concatenate(arrays), bounds, [out[:, :dim], out[:, dim:]], missing)
@@ -114,17 +124,23 @@ def test_a_million_hostile_ids_never_read_outside_of_the_arena(
     """Its first or last byte is the first or last that may be read: another ends the process."""
     rng = np.random.default_rng(7)
     sizes = [(4, 11), (8, 5), (16, 29), (33, 3), (64, 17)]
-    cols = tuple(Column(rows, FALLBACKS[i % 3], rows // 2) for i, (_, rows) in enumerate(sizes))
     accesses, place, base, size_of = [], 0, 0, vector_bytes
     for number, (dim, rows) in enumerate(sizes):
         stride = size_of(dim, element)
         read = Read(number, 1, 0, dim, 0, place)
         accesses.append(Access(base, stride, element, (read,)))
         place, base = place + dim, base + stride * rows
-    arena = twin.Guarded(base, at_the_end)
     content = [pack(rng.standard_normal((r, d), np.float32), element).ravel() for d, r in sizes]
+    cols = []
+    for number, (_, rows) in enumerate(sizes):
+        is_sorted = number % 2 == 0
+        cols.append(Column(rows, FALLBACKS[number % 3], rows // 2, base if is_sorted else None))
+        if is_sorted:
+            content.append(rng.permutation(rows).astype(np.int32).view(np.uint8))
+            base += 4 * rows
+    arena = twin.Guarded(base, at_the_end)
     arena.bytes[:] = np.concatenate(content)
-    program = Program(cols, tuple(accesses), (place,))
+    program = Program(tuple(cols), tuple(accesses), (place,))
     kernel = Kernel(program, arena.bytes, 4)
     hostile = np.array([0, 1, -1, 2**63 - 1, -(2**63), 2**32, -(2**32), 2**31, 1 << 62], np.int64)
     num_batches = 0

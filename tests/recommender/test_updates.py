@@ -15,6 +15,7 @@ from services.recommender.planner.profiles import U280
 from services.recommender.planning import Limits
 from services.recommender.program import ELEMENTS, Element
 from services.recommender.restructure import read_source, restructure
+from services.recommender.sorting import Counts
 from services.recommender.updates import Rows
 from shared.errors import InvalidRequestError
 from tests.recommender.test_restructure import DIMS, ROWS, write
@@ -24,12 +25,16 @@ FIELDS = ["age", "city", "sex", "user", "item"]
 FORCED = Limits(max_growth=60.0, multiply=(("age", "item"), ("sex", "city", "user")))
 
 
-@pytest.fixture(scope="module", params=["joined", "multiplied"])
+@pytest.fixture(scope="module", params=["joined", "multiplied", "sorted"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("updates")
     write(path / "s")
-    limits = FORCED if request.param == "multiplied" else Limits(max_growth=0.0)
-    restructure(read_source(path / "s"), path / "m", U280, limits, lambda share, what: None)
+    limits = Limits(max_growth=0.0) if request.param == "joined" else FORCED
+    counts = {"user": np.arange(40), "age": np.array([3, 1, 4, 1, 5])}
+    restructure(
+        *(read_source(path / "s"), path / "m", U280, limits, lambda share, what: None),
+        Counts(counts if request.param == "sorted" else {}, 0),
+    )
     return path
 
 

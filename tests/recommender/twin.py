@@ -14,7 +14,7 @@ from services.recommender.program import Access, Bag, Column, Program, Read, vec
 Floats = np.ndarray
 
 
-def resolve(ids: np.ndarray, column: Column) -> tuple[np.ndarray, np.ndarray]:
+def resolve(arena: np.ndarray, ids: np.ndarray, column: Column) -> tuple[np.ndarray, np.ndarray]:
     """Rows, and which ids are outside of the table."""
     outside = (ids < 0) | (ids >= column.num_rows)
     instead = {
@@ -22,7 +22,11 @@ def resolve(ids: np.ndarray, column: Column) -> tuple[np.ndarray, np.ndarray]:
         "default": np.full_like(ids, column.default_row),
         "hash": hashed_rows(ids, column.num_rows),
     }[column.fallback]
-    return np.where(outside, instead, ids), outside
+    known = np.where(outside, instead, ids)
+    if column.order is None:
+        return known, outside
+    raw = arena[column.order : column.order + 4 * column.num_rows]
+    return np.ascontiguousarray(raw).view(np.int32)[known].astype(np.int64), outside
 
 
 def vectors(arena: np.ndarray, access: Access, read: Read, rows: np.ndarray) -> Floats:
@@ -44,7 +48,7 @@ def gather(program: Program, arena: np.ndarray, ids: np.ndarray) -> tuple[list[F
     outputs = [np.zeros((len(ids), width), np.float32) for width in program.widths]
     rows, outside = np.zeros_like(ids), np.zeros(ids.shape, bool)
     for number, column in enumerate(program.columns):
-        rows[:, number], outside[:, number] = resolve(ids[:, number], column)
+        rows[:, number], outside[:, number] = resolve(arena, ids[:, number], column)
     for access in program.accesses:
         row = sum((rows[:, c] * radix for c, radix in access.radices.items()), np.int64(0))
         for read in access.reads:
@@ -60,7 +64,7 @@ def pool(bag: Bag, arena: np.ndarray, bags: Sequence[np.ndarray]) -> tuple[list[
     num_outside = 0
     totals = [np.zeros((len(bags), read.dim), np.float32) for read in bag.access.reads]
     for number, ids in enumerate(bags):
-        rows, outside = resolve(ids, bag.column)
+        rows, outside = resolve(arena, ids, bag.column)
         num_outside += int(outside.sum())
         for total, read in zip(totals, bag.access.reads, strict=True):
             for found, is_out in zip(
