@@ -30,12 +30,12 @@ def describe(
 
 
 def _plan(layout: Layout) -> Json:
-    """`ns_an_item` is that of all accesses, one after the other."""
+    one_by_one = round(sum(stored.ns for stored in layout.stored), 3)
     return {
         "profile": layout.profile,
         "bytes": sum(stored.num_bytes for stored in layout.stored),
         "bytes_alone": sum(_bytes_alone(layout, stored) for stored in layout.stored),
-        "ns_an_item": round(sum(stored.ns for stored in layout.stored), 3),
+        "ns_an_item": one_by_one if layout.ns is None else layout.ns,
         "stored": [_stored(layout, stored) for stored in layout.stored],
     }
 
@@ -49,6 +49,7 @@ def _stored(layout: Layout, stored: Stored) -> Json:
         "bytes": stored.num_bytes,
         "offset": stored.offset,
         "tier": stored.tier,
+        "bank": stored.bank,
         "ns": stored.ns,
         "reason": stored.reason,
     }

@@ -124,6 +124,8 @@ class Stored:
     ns: float
     """What its accesses take an item, by the plan."""
     reason: str
+    bank: int = 0
+    """Of the tier's: banks are read side by side, and each takes its accesses one by one."""
 
     @property
     def num_bytes(self) -> int:
@@ -171,6 +173,8 @@ class Layout:
     distance: int
     """Items by which the gather prefetches ahead, there."""
     files: dict[str, str]
+    ns: float | None = None
+    """What an item's lookups take by the plan; None: all accesses one by one."""
 
     @property
     def context_fields(self) -> list[Field]:

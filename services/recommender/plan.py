@@ -28,12 +28,15 @@ GROWTHS = (0.0, 0.01, 0.05, 0.2, 1.0)
 def explain(tables: Sequence[Table], planned: Planned) -> Iterator[str]:
     """A line for each stored table, what is read most for its size first."""
     dims = {table.name: table.dim for table in tables}
-    yield f"{'rows':>12} {'dim':>4} {'type':4} {'bytes':>15} {'tier':8} {'ns':>8}  tables, reason"
+    yield (
+        f"{'rows':>12} {'dim':>4} {'type':4} {'bytes':>15} {'tier':8} {'bank':>4} {'ns':>8}  "
+        "tables, reason"
+    )
     for stored in planned.stored:
         yield (
             f"{stored.num_rows:>12,} {_dim(stored, dims):>4} {stored.element:4} "
-            f"{stored.num_bytes:>15,} {stored.tier:8} {stored.ns:>8.1f}  {stored.name}: "
-            f"{stored.reason}"
+            f"{stored.num_bytes:>15,} {stored.tier:8} {stored.bank:>4} {stored.ns:>8.1f}  "
+            f"{stored.name}: {stored.reason}"
         )
 
 

@@ -161,7 +161,7 @@ def _stored(
         found.append(
             Stored(
                 *(parts, offset, table.num_rows, table.row_bytes, table.element),
-                *(seat.tier, round(seat.ns, 3), reason),
+                *(seat.tier, round(seat.ns, 3), reason, seat.bank),
             )
         )
         offset += -(-table.num_bytes // ALIGNMENT) * ALIGNMENT

@@ -106,6 +106,7 @@ def restructure(
         profile=profile.name,
         distance=profile.distance,
         files=files,
+        ns=round(planned.ns, 3),
     )
     if layout.indices is None:
         layout.inputs[:0] = shapes(layout)
