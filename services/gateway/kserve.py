@@ -8,13 +8,12 @@ from aiohttp import web
 
 from services.gateway.descriptions import DescribedTensor
 from services.gateway.inference import DATATYPES, HEADER, read_inference, write_inference
+from services.gateway.information import VERSION
 from services.gateway.recommenders import Recommenders
 from services.gateway.responses import Json
 from shared.codec import MAX_MESSAGE_BYTES
 from shared.errors import UnavailableError
 
-VERSION = "0.1.0"
-"""Of Quorum, as pyproject.toml has it."""
 PLATFORM = "quorum"
 EXTENSIONS = ["binary_tensor_data"]
 

@@ -23,9 +23,17 @@ from services.gateway.schemas import ChatBody, CompletionBody, GenerationBody, p
 from services.gateway.text import TextModel
 from shared.errors import InvalidRequestError, QuorumError
 from shared.messages import GenerationReport
-from shared.registry import Registry
 
 DEFAULT_COMPLETION_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a text is to go on from."""
+
+    tokens: list[int]
+    echo: str = ""
+    """What leads the text that is answered: nothing, or the prompt."""
 
 
 @dataclass(slots=True)
@@ -34,6 +42,7 @@ class Choice:
 
     index: int
     wanted: Wanted
+    echo: str = ""
     text: str = ""
     num_tokens: int = 0
     reason: str | None = None
@@ -56,59 +65,43 @@ class GenerationRoutes:
         text: TextModel,
         generator: Generator,
         admission: Admission,
-        registry: Registry,
     ) -> None:
         self._config = config
         self._text = text
         self._generator = generator
         self._admission = admission
-        self._registry = registry
 
     def add_to(self, app: web.Application) -> None:
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_post("/v1/chat/completions", self.chat_completions)
-        app.router.add_get("/v1/models", self.models)
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(CompletionBody, await request.read())
-        prompts = [self._text.encode(p) if isinstance(p, str) else p for p in body.prompts]
+        prompts = [self._prompt(given, body.echo) for given in body.prompts]
         limit = body.max_tokens or DEFAULT_COMPLETION_TOKENS
         return await self._answer(request, body, "completion", prompts, limit)
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(ChatBody, await request.read())
-        prompt = self._text.encode_chat(
-            [{"role": m.role, "content": m.text} for m in body.messages]
-        )
-        room = self._text.manifest.max_context - len(prompt)
+        messages = [{"role": m.role, "content": m.text} for m in body.messages]
+        prompt = Prompt(self._text.encode_chat(messages))
+        room = self._text.manifest.max_context - len(prompt.tokens)
         given = body.max_completion_tokens or body.max_tokens
         limit = given or max(1, min(room, self._config.max_completion_tokens))
         return await self._answer(request, body, "chat", [prompt], limit)
 
-    async def models(self, _: web.Request) -> web.Response:
-        """The target model and the draft models that are live."""
-        name = self._text.manifest.name
-        drafters = sorted({i.name for i in self._registry.live("drafter")})
-        entry = {"object": "model", "created": 0, "owned_by": "quorum"}
-        target = {
-            **entry,
-            "id": name,
-            "max_model_len": self._text.manifest.max_context,
-            "drafters": drafters,
-            "verifiers": len(self._registry.live("verifier", name)),
-        }
-        recommenders = [
-            {**entry, "id": i, "kind": "recommender"}
-            for i in sorted({i.name for i in self._registry.live("recommender")})
-        ]
-        return web.json_response({"object": "list", "data": [target, *recommenders]})
+    def _prompt(self, given: str | list[int], is_echoed: bool) -> Prompt:
+        if isinstance(given, str):
+            return Prompt(self._text.encode(given), given if is_echoed else "")
+        self._text.require_tokens(given, "prompt")
+        return Prompt(given, self._text.decode(given, with_markers=True) if is_echoed else "")
 
     async def _answer(
         self,
         request: web.Request,
         body: GenerationBody,
         kind: str,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prompt],
         max_tokens: int,
     ) -> web.StreamResponse:
         choices = self._choices(body, prompts, max_tokens)
@@ -122,12 +115,12 @@ class GenerationRoutes:
                     return await self._stream(request, body, shape, prompts, choices, pieces)
                 async for _ in pieces:
                     pass
-        done = [shape.choice(c.index, c.text, c.reason) for c in choices]
+        done = [shape.choice(c.index, c.echo + c.text, c.reason) for c in choices]
         total = _usage(prompts, choices)
         return web.json_response({**shape.whole(done, total), **_metrics(body, choices)})
 
     def _choices(
-        self, body: GenerationBody, prompts: Sequence[list[int]], max_tokens: int
+        self, body: GenerationBody, prompts: Sequence[Prompt], max_tokens: int
     ) -> list[Choice]:
         """One choice for each prompt and each of its `n`; raises for what cannot be served."""
         manifest = self._text.manifest
@@ -140,15 +133,11 @@ class GenerationRoutes:
                 "n",
             )
         for prompt in prompts:
-            if len(prompt) + max_tokens > manifest.max_context:
+            if len(prompt.tokens) + max_tokens > manifest.max_context:
                 raise InvalidRequestError(
-                    f"the prompt has {len(prompt)} tokens and {max_tokens} more are wanted; the "
-                    f"model's context is {manifest.max_context} tokens",
+                    f"the prompt has {len(prompt.tokens)} tokens and {max_tokens} more are wanted; "
+                    f"the model's context is {manifest.max_context} tokens",
                     "messages" if isinstance(body, ChatBody) else "prompt",
-                )
-            if max(prompt, default=0) >= manifest.vocab_size:
-                raise InvalidRequestError(
-                    f"token ids must be below {manifest.vocab_size}", "prompt"
                 )
         # Absent seeds are drawn here, so that a published request is reproducible.
         seed = body.seed if body.seed is not None else secrets.randbits(63)
@@ -168,8 +157,8 @@ class GenerationRoutes:
         for prompt in prompts:
             for number in range(body.n):
                 sampling = replace(base.sampling, seed=_offset(seed, number))
-                wanted = replace(base, prompt=prompt, sampling=sampling)
-                choices.append(Choice(len(choices), wanted))
+                wanted = replace(base, prompt=prompt.tokens, sampling=sampling)
+                choices.append(Choice(len(choices), wanted, prompt.echo))
         return choices
 
     async def _run(self, choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Piece], None]:
@@ -199,7 +188,7 @@ class GenerationRoutes:
         request: web.Request,
         body: GenerationBody,
         shape: Shape,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[Prompt],
         choices: Sequence[Choice],
         pieces: AsyncIterator[tuple[Choice, Piece]],
     ) -> web.StreamResponse:
@@ -220,18 +209,20 @@ class GenerationRoutes:
         return await events.end()
 
 
-def _usage(prompts: Sequence[list[int]], choices: Sequence[Choice]) -> Json:
+def _usage(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> Json:
     """Each prompt counts once, however many choices it has, as what the first of them met."""
     firsts = choices[:: len(choices) // len(prompts)]
     num_reused = sum(choice.report.num_reused_tokens for choice in firsts if choice.report)
+    num_prompt = sum(len(prompt.tokens) for prompt in prompts)
     num_completion = sum(choice.num_tokens for choice in choices)
-    return responses.usage(sum(map(len, prompts)), num_completion, num_reused)
+    return responses.usage(num_prompt, num_completion, num_reused)
 
 
 def _delta(shape: Shape, choice: Choice, piece: Piece) -> Json:
     is_first = not choice.is_begun
     choice.is_begun = True
-    return shape.delta(choice.index, piece.text, piece.reason, is_first)
+    text = choice.echo + piece.text if is_first else piece.text
+    return shape.delta(choice.index, text, piece.reason, is_first)
 
 
 def _metrics(body: GenerationBody, choices: Sequence[Choice]) -> Json:

@@ -117,6 +117,8 @@ class CompletionBody(GenerationBody):
         | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
         | Annotated[list[TokenIds], Field(min_length=1)]
     )
+    echo: bool = False
+    """Whether the prompt leads the text."""
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -150,6 +152,22 @@ class ChatBody(GenerationBody):
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
     max_completion_tokens: int | None = Field(None, ge=1)
+
+
+class TokenizeBody(Body):
+    """POST /tokenize."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)] | None = None
+    return_token_strs: bool = False
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]
 
 
 class RecommendBody(Body):

@@ -13,12 +13,14 @@ from services.gateway.config import GatewayConfig
 from services.gateway.descriptions import Descriptions
 from services.gateway.errors import middleware
 from services.gateway.generation import Generator
+from services.gateway.information import InformationRoutes
 from services.gateway.kserve import KServeRoutes
 from services.gateway.recommendations import RecommendationRoutes
 from services.gateway.recommenders import Recommenders, lag, publish
 from services.gateway.replies import Replies, Request
 from services.gateway.routes import GenerationRoutes
 from services.gateway.text import TextModel
+from services.gateway.tokenization import TokenizationRoutes
 from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.errors import ConfigError
@@ -63,9 +65,9 @@ class GatewayService(Service):
     def _application(self) -> web.Application:
         app = web.Application(middlewares=[middleware], client_max_size=self._config.max_body_bytes)
         generator = Generator(self.bus, self.registry, self.instance_id, self._text, self._replies)
-        GenerationRoutes(
-            self._config, self._text, generator, self._admission, self.registry
-        ).add_to(app)
+        GenerationRoutes(self._config, self._text, generator, self._admission).add_to(app)
+        InformationRoutes(self._config, self._text, self.registry).add_to(app)
+        TokenizationRoutes(self._text).add_to(app)
         recommenders = Recommenders(
             self._config,
             self.bus,

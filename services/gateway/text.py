@@ -64,9 +64,24 @@ class TextModel:
                 ids += self._plain.encode(content, add_special_tokens=False).ids
         return ids + list(self._tokenizer.encode(rest, add_special_tokens=False).ids)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
-        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+    def decode(self, tokens: Sequence[int], *, with_markers: bool = False) -> str:
+        """The text of tokens, without special ones unless they are asked for."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not with_markers))
+
+    def require_tokens(self, tokens: Sequence[int], param: str) -> None:
+        """Raises InvalidRequestError for a token that there is not."""
+        size = self.manifest.vocab_size
+        if max(tokens, default=0) >= size:
+            raise InvalidRequestError(f"{param}: token ids must be below {size}", param)
+
+    def token(self, token: int) -> str:
+        """How the vocabulary writes it."""
+        return str(self._tokenizer.id_to_token(token))
+
+    @property
+    def has_template(self) -> bool:
+        """Whether chats can be rendered."""
+        return self._template is not None
 
     def _render(self, messages: Sequence[Message]) -> str:
         if self._template is None:

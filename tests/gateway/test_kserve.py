@@ -14,7 +14,7 @@ import pytest
 
 from services.gateway.config import GatewayConfig
 from services.gateway.inference import HEADER
-from services.gateway.kserve import VERSION
+from services.gateway.information import VERSION
 from services.gateway.service import GatewayService
 from services.recommender.config import RecommenderConfig
 from services.recommender.service import RecommenderService
