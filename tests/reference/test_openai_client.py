@@ -80,6 +80,17 @@ async def test_it_lists_models(client) -> None:
     assert [model.id for model in models.data] == [MODEL]
 
 
+async def test_it_finds_one_model(client) -> None:
+    assert (await client.models.retrieve(MODEL)).id == MODEL
+    with pytest.raises(openai.NotFoundError, match="'gpt-9' does not exist; there is talker"):
+        await client.models.retrieve("gpt-9")
+
+
+async def test_a_prompt_is_echoed(client) -> None:
+    answer = await client.completions.create(model=MODEL, prompt="One ", echo=True, max_tokens=50)
+    assert answer.choices[0].text == "One The quick brown fox"
+
+
 async def test_its_own_fields_of_ours_travel_in_extra_body(client) -> None:
     answer = await client.completions.create(
         model=MODEL, prompt="Say", extra_body={"return_speculation": True, "top_k": 4}
