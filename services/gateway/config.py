@@ -21,6 +21,7 @@ class GatewayConfig(Settings):
         Path("models/quorum-6m"), description="the target's folder: tokenizer and chat template"
     )
     recommender: str = Field("import-next", description="name of the recommender model")
+    keys: Path | None = Field(None, description="file of API keys; without one, none is asked for")
     max_in_flight: int = Field(256, ge=1, description="beyond it, requests are refused with 429")
     max_choices: int = Field(16, ge=1, description="most completions of one HTTP request")
     max_completion_tokens: int = Field(512, ge=1, description="of a chat that sets no limit")

@@ -6,6 +6,7 @@ import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable
+from math import ceil
 
 from aiohttp import web
 
@@ -23,6 +24,8 @@ REQUEST_ID = web.RequestKey("request_id", str)
 STATUSES: dict[str, tuple[int, str, str | None]] = {
     "invalid_request": (400, "invalid_request_error", None),
     "message_too_large": (413, "invalid_request_error", None),
+    "unauthorized": (401, "invalid_request_error", "invalid_api_key"),
+    "forbidden": (403, "invalid_request_error", "insufficient_permissions"),
     "not_found": (404, "invalid_request_error", "model_not_found"),
     "overloaded": (429, "rate_limit_error", "rate_limit_exceeded"),
     "unavailable": (503, "service_unavailable_error", "unavailable"),
@@ -34,6 +37,14 @@ _GIVEN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 class NotFoundError(QuorumError):
     code = "not_found"
+
+
+class UnauthorizedError(QuorumError):
+    code = "unauthorized"
+
+
+class ForbiddenError(QuorumError):
+    code = "forbidden"
 
 
 def body_of(failure: QuorumError) -> tuple[Json, int]:
@@ -61,7 +72,9 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
         body, status = body_of(failure)
         response = _response(request, str(failure), body, status)
         if isinstance(failure, OverloadedError):
-            response.headers["Retry-After"] = str(max(1, round(failure.retry_after_s)))
+            response.headers["Retry-After"] = str(max(1, ceil(failure.retry_after_s)))
+        elif status == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         elif status == 503:
             response.headers["Retry-After"] = str(RETRY_AFTER_S)
         return response

@@ -6,8 +6,8 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from aiohttp import web
@@ -15,6 +15,7 @@ from aiohttp import web
 from services.gateway import responses
 from services.gateway.admission import Admission
 from services.gateway.config import GatewayConfig
+from services.gateway.doorkeeper import METER
 from services.gateway.errors import NotFoundError, body_of
 from services.gateway.events import EventStream
 from services.gateway.generation import Generator, Piece, Wanted
@@ -109,7 +110,7 @@ class GenerationRoutes:
         shape = Shape(
             kind, f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.manifest.name
         )
-        with self._admission.enter(len(choices)):
+        with self._admission.enter(len(choices)), _metered(request, prompts, choices):
             async with aclosing(self._run(choices)) as pieces:
                 if body.stream:
                     return await self._stream(request, body, shape, prompts, choices, pieces)
@@ -207,6 +208,23 @@ class GenerationRoutes:
             last = shape.chunk([], _usage(prompts, choices) if wants_usage else None)
             await events.send({**last, **_metrics(body, choices)})
         return await events.end()
+
+
+@contextmanager
+def _metered(
+    request: web.Request, prompts: Sequence[Prompt], choices: Sequence[Choice]
+) -> Iterator[None]:
+    """Takes all tokens that may come from the key's share, and gives back what did not."""
+    meter = request.get(METER)
+    if meter is None:
+        yield
+        return
+    most = sum(choice.wanted.max_tokens for choice in choices)
+    meter.take_tokens(sum(len(prompt.tokens) for prompt in prompts) + most)
+    try:
+        yield
+    finally:
+        meter.give_back_tokens(most - sum(choice.num_tokens for choice in choices))
 
 
 def _usage(prompts: Sequence[Prompt], choices: Sequence[Choice]) -> Json:

@@ -11,9 +11,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from services.gateway.admission import Admission
 from services.gateway.config import GatewayConfig
 from services.gateway.descriptions import Descriptions
+from services.gateway.doorkeeper import Doorkeeper
 from services.gateway.errors import middleware
 from services.gateway.generation import Generator
 from services.gateway.information import InformationRoutes
+from services.gateway.keys import Keys
 from services.gateway.kserve import KServeRoutes
 from services.gateway.recommendations import RecommendationRoutes
 from services.gateway.recommenders import Recommenders, lag, publish
@@ -43,10 +45,13 @@ class GatewayService(Service):
         self._replies = Replies(bus, self._publish, self._is_queued, config.silence_s)
         self._descriptions = Descriptions(bus, self.registry, self.instance_id)
         self._admission = Admission(config.max_in_flight)
+        self._keys: Keys | None = None
         self.port = config.port
 
     async def load(self) -> None:
         self._text = await asyncio.to_thread(TextModel, self._config.model)
+        if self._config.keys is not None:
+            self._keys = Keys(self._config.keys)
 
     async def serve(self) -> None:
         """Listens until drained: new requests are refused, those in flight end."""
@@ -63,7 +68,13 @@ class GatewayService(Service):
             await runner.cleanup()
 
     def _application(self) -> web.Application:
-        app = web.Application(middlewares=[middleware], client_max_size=self._config.max_body_bytes)
+        doorkeeper = None if self._keys is None else Doorkeeper(self._keys)
+        app = web.Application(
+            middlewares=[middleware, *([doorkeeper.middleware] if doorkeeper else ())],
+            client_max_size=self._config.max_body_bytes,
+        )
+        if doorkeeper is not None:
+            doorkeeper.guard(app)
         generator = Generator(self.bus, self.registry, self.instance_id, self._text, self._replies)
         GenerationRoutes(self._config, self._text, generator, self._admission).add_to(app)
         InformationRoutes(self._config, self._text, self.registry).add_to(app)
