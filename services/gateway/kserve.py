@@ -11,6 +11,7 @@ from services.gateway.inference import DATATYPES, HEADER, read_inference, write_
 from services.gateway.information import VERSION
 from services.gateway.recommenders import Recommenders
 from services.gateway.responses import Json
+from services.gateway.timeouts import timeout_of
 from shared.codec import MAX_MESSAGE_BYTES
 from shared.errors import UnavailableError
 
@@ -79,7 +80,10 @@ class KServeRoutes:
             request = request.clone(client_max_size=MAX_MESSAGE_BYTES)
         wanted = read_inference(await request.read(), header, self._max_json_bytes)
         answer = await self._recommenders.score(
-            wanted.inputs, is_typed=True, version=version, timeout_s=wanted.timeout_s
+            wanted.inputs,
+            is_typed=True,
+            version=version,
+            timeout_s=timeout_of(request, wanted.timeout_s),
         )
         body, length = write_inference(self._recommenders.model, wanted, answer)
         if length is None:

@@ -10,6 +10,7 @@ from services.gateway.recommenders import Recommenders
 from services.gateway.responses import Json
 from services.gateway.schemas import B, Body, RecommendBody, RowsBody, check, parse
 from services.gateway.tensors import best, flatten, floats_of, from_lists, of_floats
+from services.gateway.timeouts import timeout_of
 from shared.codec import MAX_MESSAGE_BYTES, pack, unpack
 from shared.errors import InvalidRequestError, MalformedError
 from shared.tensor_messages import Outputs, Tensor
@@ -41,7 +42,9 @@ class RecommendationRoutes:
         """The best of names, or what the items of tensors score."""
         body = await _read(RecommendBody, request)
         self._recommenders.require_model(body.model)
-        answer = await (self._by_names(body) if body.inputs is None else self._by_tensors(body))
+        timeout_s = timeout_of(request, body.timeout)
+        ask = self._by_names if body.inputs is None else self._by_tensors
+        answer = await ask(body, timeout_s)
         return _response(request, answer)
 
     async def plan(self, request: web.Request) -> web.Response:
@@ -63,7 +66,11 @@ class RecommendationRoutes:
             else of_floats("values", *flatten("values", body.values))
         )
         written = await self._recommenders.write(
-            body.table, rows, values, version=body.version, timeout_s=body.timeout
+            body.table,
+            rows,
+            values,
+            version=body.version,
+            timeout_s=timeout_of(request, body.timeout),
         )
         answer: Json = {
             "object": "rows",
@@ -74,17 +81,17 @@ class RecommendationRoutes:
         }
         return _response(request, answer, status=202)
 
-    async def _by_names(self, body: RecommendBody) -> Json:
+    async def _by_names(self, body: RecommendBody, timeout_s: float | None) -> Json:
         scores = await self._recommenders.recommend(
             body.context,
             body.candidates,
             body.k or DEFAULT_K,
             version=body.version,
-            timeout_s=body.timeout,
+            timeout_s=timeout_s,
         )
         return responses.recommendations(self._recommenders.model, scores)
 
-    async def _by_tensors(self, body: RecommendBody) -> Json:
+    async def _by_tensors(self, body: RecommendBody, timeout_s: float | None) -> Json:
         if body.context or body.candidates is not None:
             raise InvalidRequestError(
                 "inputs are numbers; context and candidates are names: send one or the other",
@@ -95,7 +102,7 @@ class RecommendationRoutes:
             {name: _tensor(name, value) for name, value in inputs.items()},
             is_typed=all(isinstance(value, dict) for value in inputs.values()),
             version=body.version,
-            timeout_s=body.timeout,
+            timeout_s=timeout_s,
         )
         scores = _scores(outputs)
         places = None if body.k is None else best(scores, body.k)

@@ -22,6 +22,7 @@ from services.gateway.generation import Generator, Piece, Wanted
 from services.gateway.responses import Json, Shape
 from services.gateway.schemas import ChatBody, CompletionBody, GenerationBody, parse
 from services.gateway.text import TextModel
+from services.gateway.timeouts import timeout_of
 from shared.errors import InvalidRequestError, QuorumError
 from shared.messages import GenerationReport
 
@@ -105,7 +106,9 @@ class GenerationRoutes:
         prompts: Sequence[Prompt],
         max_tokens: int,
     ) -> web.StreamResponse:
-        choices = self._choices(body, prompts, max_tokens)
+        wanted_s = timeout_of(request, body.timeout) or self._config.request_timeout_s
+        timeout_s = min(wanted_s, self._config.request_timeout_s)
+        choices = self._choices(body, prompts, max_tokens, timeout_s)
         prefix = "chatcmpl" if kind == "chat" else "cmpl"
         shape = Shape(
             kind, f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.manifest.name
@@ -121,7 +124,7 @@ class GenerationRoutes:
         return web.json_response({**shape.whole(done, total), **_metrics(body, choices)})
 
     def _choices(
-        self, body: GenerationBody, prompts: Sequence[Prompt], max_tokens: int
+        self, body: GenerationBody, prompts: Sequence[Prompt], max_tokens: int, timeout_s: float
     ) -> list[Choice]:
         """One choice for each prompt and each of its `n`; raises for what cannot be served."""
         manifest = self._text.manifest
@@ -143,9 +146,6 @@ class GenerationRoutes:
         # Absent seeds are drawn here, so that a published request is reproducible.
         seed = body.seed if body.seed is not None else secrets.randbits(63)
         eos = [] if body.ignore_eos else manifest.eos_token_ids
-        timeout_s = min(
-            body.timeout or self._config.request_timeout_s, self._config.request_timeout_s
-        )
         base = Wanted(
             [],
             max_tokens,

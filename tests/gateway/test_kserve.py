@@ -343,6 +343,10 @@ async def test_a_deadline_that_passes_is_a_504(house: House) -> None:  # noqa: F
     assert set(answer.body) == {"error"}
     patient = await house.post(INFER, {**body(), "parameters": {"timeout": 10**400}})
     assert patient.status == 200
+    hurried = await house.post(INFER, body(), **{"X-Request-Timeout": "0.000001"})
+    assert hurried.status == 504
+    vague = await house.post(INFER, body(), **{"X-Request-Timeout": "soon"})
+    assert (vague.status, set(vague.body)) == (400, {"error"})
 
 
 async def test_without_a_recommender_nothing_is_ready(model_folder: Path) -> None:

@@ -332,10 +332,23 @@ async def test_a_request_that_takes_too_long_is_a_504_and_cancelled(stage: Stage
         return await say(verifier, request)
 
     stage.verifier.script = dawdle
-    status, body, _ = await stage.post(COMPLETIONS, {"prompt": "x", "timeout": 0.1})
-    assert status == 504
-    assert body["error"]["code"] == "deadline_exceeded"
-    assert stage.verifier.cancel_of(stage.verifier.requests[0]).is_set()
+    for said, header in (({"timeout": 0.1}, {}), ({"timeout": 60}, {"X-Request-Timeout": "0.1"})):
+        async with stage.http.post(
+            stage.url + COMPLETIONS, json={"prompt": "x", **said}, headers=header
+        ) as response:
+            assert response.status == 504
+            assert (await response.json())["error"]["code"] == "deadline_exceeded"
+        assert stage.verifier.cancel_of(stage.verifier.requests[-1]).is_set()
+
+
+@pytest.mark.parametrize("header", ["0", "-1", "nan", "inf", "soon", "1e999", ""])
+@pytest.mark.parametrize("path", [COMPLETIONS, CHATS, "/v1/recommendations"])
+async def test_a_timeout_that_is_none_is_refused(stage: Stage, path: str, header: str) -> None:
+    body = HELLO if path == CHATS else {"prompt": "x"} if path == COMPLETIONS else {}
+    headers = {"X-Request-Timeout": header}
+    async with stage.http.post(stage.url + path, json=body, headers=headers) as response:
+        assert response.status == 400
+        assert f"X-Request-Timeout is {header!r}; it takes seconds" in await response.text()
 
 
 async def test_a_request_id_is_echoed(stage: Stage) -> None:
