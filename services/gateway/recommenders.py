@@ -25,9 +25,10 @@ from shared.topics import recommend_requests, score_requests, write_requests
 
 T = TypeVar("T")
 Asked = RecommendRequest | ScoreRequest | WriteRows
-FIRST_PAUSE_S, MAX_PAUSE_S = 0.02, 0.5
-"""Between two tries to find an instance of the wanted version, where a fleet that changes over has
-others, too; by chance, since who tries in step is answered by the same instance each time."""
+MAX_TRIES = 50
+"""To find an instance of the wanted version, where a fleet that changes over has others, too."""
+MAX_PAUSE_S = 0.02
+"""Between two of them, by chance: who tries in step is answered by the same instance each time."""
 
 
 class Recommenders:
@@ -136,6 +137,9 @@ class Recommenders:
     def _timeout_s(self, wanted: float | None) -> float:
         return min(wanted or self._max_timeout_s, self._max_timeout_s)
 
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._bus.now() + self._timeout_s(timeout_s)
+
     async def _answered(
         self,
         kind: type[T],
@@ -143,27 +147,23 @@ class Recommenders:
         version: str | None,
         timeout_s: float | None,
     ) -> T:
-        """Asks again, until the deadline, where an instance with other versions has taken the
-        request: whoever has the wanted one may be at work."""
-        total_s = self._timeout_s(timeout_s)
-        deadline, pause_s = self._bus.now() + total_s, FIRST_PAUSE_S
-        while True:
+        """Asks again where an instance with other versions has taken the request."""
+        for _ in range(MAX_TRIES):
             await self.instances(version)
-            request = make(uuid.uuid4().hex, deadline)
-            answer = await self._ask(request, total_s, deadline - self._bus.now())
+            request = make(uuid.uuid4().hex, self._deadline(timeout_s))
+            answer = await self._ask(request, timeout_s)
             if not (isinstance(answer, Failed) and answer.code == NotFoundError.code):
                 return _expect(kind, answer)
-            pause_s = min(2 * pause_s, MAX_PAUSE_S)
-            await asyncio.sleep(random.uniform(0, pause_s))
-            if self._bus.now() >= deadline:
-                raise UnavailableError(f"version {version} is hard to reach among others")
+            await asyncio.sleep(random.uniform(0, MAX_PAUSE_S))
+        raise UnavailableError(f"version {version} is hard to reach among others; try again")
 
-    async def _ask(self, request: Asked, total_s: float, left_s: float) -> Terminal:
-        """The terminal message, which there are `left_s` for."""
+    async def _ask(self, request: Asked, timeout_s: float | None) -> Terminal:
+        """The terminal message."""
+        timeout_s = self._timeout_s(timeout_s)
         with self._admission.enter(1), self._replies.waiting(request) as waiter:
             try:
                 await publish(self._bus, self.model, request)
-                async for event in self._replies.events(waiter, left_s):
+                async for event in self._replies.events(waiter, timeout_s):
                     if not isinstance(event, list):
                         return event
             except OversizeError as error:
@@ -172,7 +172,7 @@ class Recommenders:
                     "message carries"
                 ) from error
             except TimeoutError as error:
-                raise DeadlineError(f"no answer within {total_s:g} s") from error
+                raise DeadlineError(f"no answer within {timeout_s:g} s") from error
         raise UnavailableError("the request was cancelled by the server")
 
 
