@@ -16,7 +16,7 @@ from services.gateway import responses
 from services.gateway.admission import Admission
 from services.gateway.config import GatewayConfig
 from services.gateway.doorkeeper import METER
-from services.gateway.errors import NotFoundError, body_of
+from services.gateway.errors import body_of
 from services.gateway.events import EventStream
 from services.gateway.generation import Generator, Piece, Wanted
 from services.gateway.responses import Json, Shape
@@ -128,8 +128,7 @@ class GenerationRoutes:
     ) -> list[Choice]:
         """One choice for each prompt and each of its `n`; raises for what cannot be served."""
         manifest = self._text.manifest
-        if body.model not in (None, manifest.name):
-            raise NotFoundError(f"model {body.model!r} does not exist; there is {manifest.name}")
+        self._text.require_model(body.model)
         if len(prompts) * body.n > self._config.max_choices:
             raise InvalidRequestError(
                 f"{len(prompts)} prompts with n={body.n} make {len(prompts) * body.n} choices; "

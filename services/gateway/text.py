@@ -17,6 +17,7 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from services.gateway.errors import NotFoundError
 from shared.errors import InvalidRequestError, ModelError
 from shared.lm.manifest import Manifest, load_manifest
 
@@ -67,6 +68,11 @@ class TextModel:
     def decode(self, tokens: Sequence[int], *, with_markers: bool = False) -> str:
         """The text of tokens, without special ones unless they are asked for."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=not with_markers))
+
+    def require_model(self, name: str | None) -> None:
+        """Raises NotFoundError for another model."""
+        if name not in (None, self.manifest.name):
+            raise NotFoundError(f"model {name!r} does not exist; there is {self.manifest.name}")
 
     def require_tokens(self, tokens: Sequence[int], param: str) -> None:
         """Raises InvalidRequestError for a token that there is not."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from services.gateway.errors import NotFoundError
 from services.gateway.schemas import DetokenizeBody, TokenizeBody, parse
 from services.gateway.text import TextModel
 from shared.errors import InvalidRequestError
@@ -23,7 +22,7 @@ class TokenizationRoutes:
     async def tokenize(self, request: web.Request) -> web.Response:
         """The tokens that a prompt, or a chat by the model's template, is made of."""
         body = parse(TokenizeBody, await request.read())
-        self._require(body.model)
+        self._text.require_model(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequestError("prompt or messages are needed, one of the two", "prompt")
         if body.prompt is not None:
@@ -43,12 +42,6 @@ class TokenizationRoutes:
     async def detokenize(self, request: web.Request) -> web.Response:
         """The text of tokens, markers of the template among it."""
         body = parse(DetokenizeBody, await request.read())
-        self._require(body.model)
+        self._text.require_model(body.model)
         self._text.require_tokens(body.tokens, "tokens")
         return web.json_response({"prompt": self._text.decode(body.tokens, with_markers=True)})
-
-    def _require(self, model: str | None) -> None:
-        if model not in (None, self._text.manifest.name):
-            raise NotFoundError(
-                f"model {model!r} does not exist; there is {self._text.manifest.name}"
-            )

@@ -257,6 +257,8 @@ def _wrong_fields(layout: Layout) -> Iterator[str]:
             yield f"field {field.name} is of scope {field.scope} and has key {field.key}"
         if field.length is not None and field.length < 1:
             yield f"field {field.name} has {field.length} ids an item"
+        if field.order is not None and field.order < 0:
+            yield f"field {field.name} has its order at byte {field.order}"
     order_of = {field.name: field.order for field in layout.fields}
     orders: dict[str, int | None] = {}
     for lookup in layout.lookups:

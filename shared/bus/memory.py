@@ -231,9 +231,9 @@ class MemorySubscription(Subscription[M]):
             if expires is None:
                 del self._log.pending[entry]
                 del self._log.entries[entry]
-            else:
-                pending.expires = expires
-                pending.num_deliveries -= 1
+                return
+            pending.expires = expires
+            pending.num_deliveries -= 1
             self._log.changed.notify_all()
 
     async def bury(self, data: bytes, reason: str) -> None:

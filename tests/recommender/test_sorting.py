@@ -111,6 +111,9 @@ def test_a_table_is_read_in_one_order(models: list[Model]) -> None:
     lookups = [*layout.lookups, replace(read, field="friend")]
     wrong = contradictions(replace(layout, fields=[*layout.fields, other], lookups=lookups))
     assert "table user is read in several orders" in list(wrong)
+    fields = [replace(f, order=-4) if f.order is not None else f for f in layout.fields]
+    wrong = contradictions(replace(layout, fields=fields))
+    assert "field user has its order at byte -4" in list(wrong)
 
 
 def test_fields_that_share_a_table_have_one_order() -> None:
