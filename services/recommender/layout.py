@@ -260,11 +260,9 @@ def _wrong_fields(layout: Layout) -> Iterator[str]:
         if field.order is not None and field.order < 0:
             yield f"field {field.name} has its order at byte {field.order}"
     order_of = {field.name: field.order for field in layout.fields}
-    orders: dict[str, int | None] = {}
-    for lookup in layout.lookups:
-        order = order_of.get(lookup.field)
-        if orders.setdefault(lookup.table, order) != order:
-            yield f"table {lookup.table} is read in several orders"
+    for table in layout.tables:
+        if len({order_of.get(x.field) for x in layout.lookups if x.table == table.name}) > 1:
+            yield f"table {table.name} is read in several orders"
 
 
 def _wrong_lookup(
