@@ -24,9 +24,9 @@ from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
 from services.voter.estimator import Opinion
+from shared.generation import Sampling
 from shared.lm.decoder import Decoder, Row, load_decoder
 from shared.lm.sampling import Place, draw
-from shared.messages import Sampling
 from shared.tokens import common_length
 
 ROOT = Path(__file__).parent.parent

@@ -1,8 +1,9 @@
 """Messages to msgpack bytes and back. Strict both ways: what it lets through is typed as declared.
 
-The wire form is a map {"v": version, "type": class name, "body": fields}. Checks are compiled once
-from the dataclass annotations. Knows no bus and no service. `pack` and `unpack` are for those who
-are not on the bus, and know of no message.
+The wire form is a map {"v": version, "type": class name, "body": fields}, and "trace" where the
+sender's work is traced (tracing.py). Checks are compiled once from the dataclass annotations. Knows
+no bus and no service. `pack` and `unpack` are for those who are not on the bus, and know of no
+message.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgpack
 
 from shared.errors import MalformedError, OversizeError
 from shared.messages import MESSAGES
+from shared.tracing import current, is_traceparent
 
 SCHEMA_VERSION = 1
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
@@ -33,6 +35,8 @@ def encode(message: object) -> bytes:
     if name not in _WRITERS:
         raise TypeError(f"{name} is not a registered message")
     envelope = {"v": SCHEMA_VERSION, "type": name, "body": _WRITERS[name](message)}
+    if (trace := current().traceparent) is not None:
+        envelope["trace"] = trace
     try:
         data: bytes = msgpack.packb(envelope)
     except (OverflowError, UnicodeEncodeError) as error:
@@ -44,8 +48,13 @@ def encode(message: object) -> bytes:
 
 def decode(data: bytes) -> object:
     """Raises OversizeError or MalformedError, which names the first thing that is wrong."""
+    return decode_traced(data)[0]
+
+
+def decode_traced(data: bytes) -> tuple[object, str | None]:
+    """Likewise, and the traceparent of its sender's work, if that is traced."""
     envelope = _unpacked(data)
-    if not isinstance(envelope, dict) or set(envelope) != {"v", "type", "body"}:
+    if not isinstance(envelope, dict) or envelope.keys() | {"trace"} != _ENVELOPE:
         raise MalformedError("not a message: expected a map of v, type and body")
     version = _VERSION(envelope["v"])
     if version != SCHEMA_VERSION:
@@ -53,7 +62,10 @@ def decode(data: bytes) -> object:
     name = _TYPE(envelope["type"])
     if name not in _READERS:
         raise MalformedError(f"unknown message type {_shown(name)}")
-    return _READERS[name](envelope["body"])
+    trace = _TRACE(envelope["trace"]) if "trace" in envelope else None
+    if trace is not None and not is_traceparent(trace):
+        raise MalformedError("trace is not a traceparent of version 00")
+    return _READERS[name](envelope["body"]), trace
 
 
 def pack(value: object) -> bytes:
@@ -219,7 +231,8 @@ def _some(args: tuple[Any, ...]) -> Any:
     return inner
 
 
-_VERSION, _TYPE = _scalar(int, "v"), _scalar(str, "type")
+_ENVELOPE = {"v", "type", "body", "trace"}
+_VERSION, _TYPE, _TRACE = _scalar(int, "v"), _scalar(str, "type"), _scalar(str, "trace")
 _READERS: dict[str, Reader] = {cls.__name__: _dataclass(cls, cls.__name__) for cls in MESSAGES}
 _WRITERS: dict[str, Writer] = {
     cls.__name__: write for cls in MESSAGES if (write := _writer(cls)) is not None

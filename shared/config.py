@@ -17,6 +17,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from shared.errors import ConfigError
 
 S = TypeVar("S", bound="Settings")
+OF_CLIENTS = {"QUORUM_KEY", "QUORUM_URL"}
+"""What services/cli reads, perhaps in a shell from which services are started, too."""
 
 
 class Settings(BaseSettings):
@@ -97,7 +99,8 @@ def load(cls: type[S], environ: Mapping[str, str] | None = None) -> S:
     environ = os.environ if environ is None else environ
     prefix = cls.model_config["env_prefix"]
     known = {prefix + name.upper(): name for name in cls.model_fields}
-    unknown = sorted(key for key in environ if key.startswith(prefix) and key not in known)
+    others = known.keys() | OF_CLIENTS
+    unknown = sorted(key for key in environ if key.startswith(prefix) and key not in others)
     if unknown:
         raise ConfigError(
             f"{', '.join(unknown)} is not a setting; {prefix}* knows {', '.join(sorted(known))}"

@@ -1,15 +1,18 @@
 """Every message that crosses a process boundary, and nothing else: the wire is the architecture.
-Those of tensors are in tensor_messages.py.
+Those of tensors are in tensor_messages.py, those between gateways in gateway_messages.py.
 
 Frozen, slotted dataclasses of plain values; the codec derives the wire schema from the
-annotations. Token ids only: text exists in the gateway alone. Durations are seconds measured in
-one process; `deadline` is a time of the bus's clock (`Bus.now`), since it crosses machines.
+annotations. Parts of generation's are in generation.py. Token ids only: text exists in the gateway,
+and in the grammars that it passes on. Durations are seconds measured in one process; `deadline` is
+a time of the bus's clock (`Bus.now`), since it crosses machines.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shared.gateway_messages import Abort, Aborted
+from shared.generation import Grammar, Logprobs, RoundTrace, Sampling, Steering, Times
 from shared.tensor_messages import (
     DescribeRequest,
     Description,
@@ -22,35 +25,10 @@ from shared.tensor_messages import (
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the target draws a token. `temperature` 0 is greedy and needs no seed."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] = field(default_factory=dict)
-
-    @property
-    def is_argmax(self) -> bool:
-        """Whether a draw is the token of the largest logit, as it is."""
-        return self.temperature == 0 and not self.logit_bias and not self.is_penalized
-
-    @property
-    def is_penalized(self) -> bool:
-        """Whether a draw depends on which tokens came before."""
-        return (self.presence_penalty, self.frequency_penalty) != (0, 0) or (
-            self.repetition_penalty != 1
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """gateway -> verifier group. Durable: acknowledged with its terminal message."""
+    """gateway -> verifier group. Durable: acknowledged with its terminal message. No stop token is
+    drawn before `min_tokens` others; `num_logprobs` of the likeliest tokens are told with each
+    token, none where it is None; `is_traced` asks for each round as it went."""
 
     request_id: str
     reply_to: str
@@ -59,17 +37,25 @@ class GenerateRequest:
     sampling: Sampling
     stop_tokens: list[int]
     deadline: float
+    min_tokens: int = 0
+    grammar: Grammar | None = None
+    num_logprobs: int | None = None
+    steering: Steering = field(default_factory=Steering)
+    is_traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """verifier -> gateway, one a round. `offset` counts generated tokens, so that a taken-over
-    request may repeat what the gateway already has. Without tokens: a prefill is under way."""
+    request may repeat what the gateway already has. Without tokens: a prefill is under way.
+    `logprobs` has one of each token, `rounds` those that the tokens are of, where asked for."""
 
     request_id: str
     sender: str
     offset: int
     tokens: list[int]
+    logprobs: list[Logprobs] = field(default_factory=list)
+    rounds: list[RoundTrace] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,38 +70,6 @@ class DrafterReport:
     num_agreed_tokens: int
     num_votes_won: int
     weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Where the seconds of a request's rounds went: drafters at work (the slowest of each round),
-    the voter, messages on their way to and from both, waiting for a place in a pass, the target's
-    forward passes, drawing tokens from their logits, and the rest."""
-
-    drafting_s: float = 0.0
-    voting_s: float = 0.0
-    hops_s: float = 0.0
-    waiting_s: float = 0.0
-    forward_s: float = 0.0
-    sampling_s: float = 0.0
-    rest_s: float = 0.0
-
-    # By name: dataclasses' own functions copy deeply, which tells at a thousand rounds a second.
-    def __add__(self, other: Times) -> Times:
-        return Times(
-            self.drafting_s + other.drafting_s,
-            self.voting_s + other.voting_s,
-            self.hops_s + other.hops_s,
-            self.waiting_s + other.waiting_s,
-            self.forward_s + other.forward_s,
-            self.sampling_s + other.sampling_s,
-            self.rest_s + other.rest_s,
-        )
-
-    @property
-    def total_s(self) -> float:
-        drafts_s = self.drafting_s + self.voting_s + self.hops_s
-        return drafts_s + self.waiting_s + self.forward_s + self.sampling_s + self.rest_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +141,8 @@ class DraftRequest:
     `tokens` are those of the request's context from index `start` on; `start + len(tokens)` is
     the position to draft at. `start` is 0 for an instance that does not know the request. A token
     that the target follows with less than the probability `price` is not worth verifying. With
-    `ahead`, drafters go on drafting while the target verifies.
+    `ahead`, drafters go on drafting while the target verifies. `vote` is the walk that the request
+    wants, None the voter's own.
     """
 
     request_id: str
@@ -205,6 +160,7 @@ class DraftRequest:
     voter: str
     reply_to: str
     outcome: Outcome | None
+    vote: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,4 +253,5 @@ MESSAGES: tuple[type, ...] = (
     GenerateRequest, Tokens, Finished, Failed, Cancelled, Cancel,
     DraftRequest, Proposal, Draft, Release, RecommendRequest, Scores,
     ScoreRequest, Outputs, WriteRows, Written, RowsWritten, DescribeRequest, Description,
+    Abort, Aborted,
 )  # fmt: skip

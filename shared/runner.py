@@ -24,6 +24,7 @@ from shared.config import BusConfig, ProcessConfig, Settings, load
 from shared.errors import ConfigError, QuorumError
 from shared.monitor import Monitor, watch_loop
 from shared.service import Service, background
+from shared.tracing import recorder
 
 logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=Settings)
@@ -99,7 +100,10 @@ async def _serve(
     on_ready: Callable[[], None],
 ) -> int:
     bus = connect(bus_config)
+    traces = recorder()
     services = [service for part in parts for service in part.load(bus, bus_config)]
+    for service in services:
+        service.tracer = traces.tracer(service.role, service.instance_id)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -109,6 +113,7 @@ async def _serve(
             return await supervise(services, stopped, process.drain_timeout_s, on_ready)
     finally:
         await bus.close()
+        await traces.close()
 
 
 async def supervise(

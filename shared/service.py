@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -22,6 +23,7 @@ from shared.messages import Cancelled, Failed, Finished, Scores
 from shared.registry import Registry
 from shared.tensor_messages import Outputs, Written
 from shared.topics import Topic
+from shared.tracing import OFF, Span, Tracer, Value, resume
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,8 @@ class Service(ABC):
         self.bus_config = bus_config
         self.instance_id = f"{role}.{name}.{uuid.uuid4().hex[:12]}"
         self.registry = Registry(bus, bus_config.lease_s)
+        self.tracer: Tracer = OFF
+        """Set by who runs the service, before it does."""
         self.ready = asyncio.Event()
         self.draining = asyncio.Event()
 
@@ -96,11 +100,13 @@ class Service(ABC):
         topic: Topic[R],
         handle: Callable[[R], Awaitable[Terminal]],
         max_in_flight: int,
+        low: Topic[R] | None = None,
     ) -> None:
-        """Takes requests while fewer than `max_in_flight` are in work; sends each one's terminal
-        message, which acknowledges it. Returns when draining and nothing is in work."""
+        """Takes requests while fewer than `max_in_flight` are in work, those of the topic before
+        those of `low`; sends each one's terminal message, which acknowledges it. Returns when
+        draining and nothing is in work."""
         room = asyncio.Semaphore(max_in_flight)
-        async with self.bus.subscribe(topic) as inbound, asyncio.TaskGroup() as work:
+        async with self.bus.subscribe(topic, low) as inbound, asyncio.TaskGroup() as work:
             while True:
                 if not await self._unless_draining(room.acquire()):
                     break
@@ -115,12 +121,20 @@ class Service(ABC):
     ) -> None:
         """One request from delivery to acknowledgement."""
         request = delivery.message
-        with request_scope(request.request_id):
+        resume(delivery.trace)
+        with (
+            request_scope(request.request_id),
+            self.tracer.span(f"process {delivery.topic}") as span,
+        ):
             try:
+                if span:
+                    self._tell(delivery, span)
                 reply = await self._terminal(delivery, handle)
                 if reply is None:
                     logger.warning("lease lost, another consumer has the request")
                     return
+                if isinstance(reply, Failed):
+                    span.fail(reply.code)
                 if not await self._send(delivery, reply):
                     logger.warning("lease lost, another consumer answers")
             except BusError as error:
@@ -129,6 +143,23 @@ class Service(ABC):
             except asyncio.CancelledError:
                 await self._hand_back(delivery)
                 raise
+
+    def _tell(self, delivery: Delivery[R], span: Span) -> None:
+        """Tells what is processed; the time that it waited is a span of its own."""
+        told: dict[str, Value] = {
+            "messaging.destination.name": delivery.topic,
+            "messaging.message.id": delivery.message.request_id,
+        }
+        now = time.perf_counter()
+        waiting = {**told, "messaging.operation.type": "receive"}
+        self.tracer.record(f"queue {delivery.topic}", span, now - delivery.waited_s, now, waiting)
+        span.set(
+            {
+                **told,
+                "messaging.operation.type": "process",
+                "quorum.num_deliveries": delivery.num_deliveries,
+            }
+        )
 
     async def _send(self, delivery: Delivery[R], reply: Terminal) -> bool:
         """An answer that the wire cannot carry becomes a failure, which it can."""

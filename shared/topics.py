@@ -25,6 +25,12 @@ def generate_requests(model: str) -> Topic[GenerateRequest]:
     return Topic(f"generate.requests.{model}", GenerateRequest, "verifier")
 
 
+def batch_generate_requests(model: str) -> Topic[GenerateRequest]:
+    """Likewise, of what can wait: verifiers take it after the above. Older verifiers know that
+    topic alone, which is why the usual class of work has it."""
+    return Topic(f"batch.requests.{model}", GenerateRequest, "verifier")
+
+
 def recommend_requests(model: str) -> Topic[RecommendRequest]:
     """Written by gateways, read by the group of recommenders that hold this model."""
     return Topic(f"recommend.requests.{model}", RecommendRequest, "recommender")

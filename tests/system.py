@@ -11,16 +11,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 from shared.bus import Bus, Instance
+from shared.generation import Logprobs, RoundTrace, Sampling
 from shared.lm.decoder import Decoder, Row
 from shared.lm.sampling import Place, draw
-from shared.messages import (
-    Cancelled,
-    Failed,
-    Finished,
-    GenerateRequest,
-    Sampling,
-    Tokens,
-)
+from shared.messages import Cancelled, Failed, Finished, GenerateRequest, Tokens
 from shared.service import Service
 from shared.topics import generate_requests
 
@@ -37,6 +31,8 @@ class Answer:
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     senders: list[str] = field(default_factory=list)
     """The verifiers that have worked on it, in order."""
+    logprobs: list[Logprobs] = field(default_factory=list)
+    rounds: list[RoundTrace] = field(default_factory=list)
 
     def take(self, message: Tokens | Terminal) -> None:
         if not isinstance(message, Tokens):
@@ -54,6 +50,8 @@ class Answer:
         self.tokens[message.offset :] = (
             message.tokens + self.tokens[message.offset + len(message.tokens) :]
         )
+        self.logprobs[message.offset :] = message.logprobs
+        self.rounds = [r for r in self.rounds if r.offset < message.offset] + message.rounds
 
 
 class Client:
@@ -74,7 +72,9 @@ class Client:
         sampling: Sampling,
         stop_tokens: Sequence[int] = (),
         timeout_s: float = 100,
+        **options: object,
     ) -> tuple[str, Answer]:
+        """`options` are fields of the request."""
         request_id = uuid.uuid4().hex
         answer = self.answers[request_id] = Answer([], [], asyncio.Event())
         request = GenerateRequest(
@@ -85,6 +85,7 @@ class Client:
             sampling,
             list(stop_tokens),
             time.time() + timeout_s,
+            **options,
         )
         await self.bus.publish(generate_requests(self.model), request)
         return request_id, answer
@@ -95,9 +96,14 @@ class Client:
         max_tokens: int,
         sampling: Sampling,
         stop_tokens: Sequence[int] = (),
+        **options: object,
     ) -> tuple[list[int], Finished]:
         """The tokens of a request that must finish, and its one terminal message."""
-        _, answer = await self.submit(prompt, max_tokens, sampling, stop_tokens)
+        _, answer = await self.submit(prompt, max_tokens, sampling, stop_tokens, **options)
+        return await self.ending(answer)
+
+    async def ending(self, answer: Answer) -> tuple[list[int], Finished]:
+        """Of an answer that must finish: its tokens, and its one terminal message."""
         await asyncio.wait_for(answer.ended.wait(), 100)
         (terminal,) = answer.terminals
         assert isinstance(terminal, Finished), terminal

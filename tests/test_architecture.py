@@ -31,13 +31,14 @@ CONFINED = {
     "torch": [],
     "transformers": ["services/verifier/export.py"],
     "onnx": ["services/verifier/", "services/recommender/"],
-    "tokenizers": ["services/gateway/"],
+    "tokenizers": ["services/gateway/", "services/drafter/vocabulary.py"],
     "llvmlite": [
         "services/recommender/kernel.py",
         "services/recommender/machine_code.py",
         "services/recommender/row_code.py",
     ],
     "jinja2": ["services/gateway/"],
+    "llguidance": ["services/verifier/grammar.py"],
 }
 # The science: no I/O, no clock, no bus, no global random state.
 PURE = [
@@ -49,11 +50,13 @@ PURE = [
     "services/verifier/acceptance.py",
     "services/verifier/draft_lengths.py",
     "services/verifier/drafting.py",
+    "services/verifier/logprobs.py",
     "services/verifier/pace.py",
     "services/verifier/pass_cost.py",
     "services/drafter/model.py",
     "services/drafter/ngram.py",
     "services/drafter/suffix.py",
+    "services/drafter/translation.py",
     "services/recommender/arrays.py",
     "services/recommender/description.py",
     "services/recommender/layout.py",
@@ -65,6 +68,7 @@ PURE = [
     "services/recommender/planner/physical.py",
     "services/recommender/planner/profiles.py",
     "services/recommender/planner/search.py",
+    "shared/generation.py",
     "shared/lm/sampling.py",
     "shared/tokens.py",
     "deploy/autoscaler/rule.py",

@@ -15,7 +15,13 @@ from shared.bus.redis_client import RedisClient
 from shared.config import BusConfig, load
 from shared.lm.manifest import load_manifest
 from shared.messages import RecommendRequest
-from shared.topics import Topic, generate_requests, recommend_requests, score_requests
+from shared.topics import (
+    Topic,
+    batch_generate_requests,
+    generate_requests,
+    recommend_requests,
+    score_requests,
+)
 from tests.manifests import DEPLOYMENTS, SERVICES, ScaledObject, StreamTrigger, of_kind
 from tests.redis_server import RedisServer
 from tests.test_docs import ROOT
@@ -52,8 +58,9 @@ def test_keda_asks_the_services_redis_with_their_secret() -> None:
 
 def test_keda_watches_the_keys_that_the_code_uses() -> None:
     gateway = load(GatewayConfig, {})
+    model = load_manifest(ROOT / gateway.model, used=()).name
     topics: dict[str, list[Topic[Any]]] = {
-        "verifier": [generate_requests(load_manifest(ROOT / gateway.model, used=()).name)],
+        "verifier": [generate_requests(model), batch_generate_requests(model)],
         "recommender": [
             recommend_requests(gateway.recommender),
             score_requests(gateway.recommender),

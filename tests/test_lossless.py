@@ -23,8 +23,9 @@ from services.voter.config import VoterConfig
 from services.voter.service import build as build_voters
 from shared.bus import connect
 from shared.config import BusConfig
+from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
-from shared.messages import Finished, Sampling
+from shared.messages import Finished
 from shared.service import Service
 from tests.redis_server import RedisServer
 from tests.system import Client, decode_plainly, running

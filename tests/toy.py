@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from services.verifier.export import GRAPH_FILE
 from services.verifier.graph import IR_VERSION, OPSET, rewrite
@@ -51,6 +52,19 @@ def write_toy(
         files={GRAPH_FILE: checksum(folder / GRAPH_FILE)},
     ).save(folder)
     return folder
+
+
+def write_toy_tokenizer(folder: Path) -> None:
+    """Each token is a printable ASCII character, from ! on, behind two markers."""
+    characters = [chr(code) for code in range(0x21, 0x7F)]
+    vocabulary = {"<start>": 0, "<end>": END}
+    vocabulary |= {character: number for number, character in enumerate(characters, 2)}
+    assert len(vocabulary) == VOCAB_SIZE
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<start>", "<end>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 class _Builder:

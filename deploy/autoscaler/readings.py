@@ -12,7 +12,7 @@ MONITOR_PORT = 9100
 """As deploy/Dockerfile sets it."""
 TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 RUNNING, CAPACITY, CPU = (
-    "num_requests_running",
+    "vllm:num_requests_running",
     "num_requests_capacity",
     "process_cpu_seconds_total",
 )

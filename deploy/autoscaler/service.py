@@ -23,12 +23,18 @@ from shared.config import BusConfig
 from shared.errors import QuorumError
 from shared.runner import Part
 from shared.service import Service
-from shared.topics import Topic, generate_requests, recommend_requests, score_requests
+from shared.topics import (
+    Topic,
+    batch_generate_requests,
+    generate_requests,
+    recommend_requests,
+    score_requests,
+)
 
 logger = logging.getLogger(__name__)
 
 TOPICS: Mapping[str, Sequence[Callable[[str], Topic[Any]]]] = {
-    "verifier": [generate_requests],
+    "verifier": [generate_requests, batch_generate_requests],
     "recommender": [recommend_requests, score_requests],
 }
 """By the role that reads them; other roles are sent their work directly."""

@@ -17,8 +17,8 @@ from transformers import LlamaForCausalLM
 from models.train import card, family
 from models.train.data import KINDS, IntArray, Stream
 from models.train.family import Member
+from shared.generation import Sampling
 from shared.lm.sampling import Place, draw
-from shared.messages import Sampling
 
 NUM_TEXTS, PROMPT_LENGTH, TEXT_LENGTH = 48, 64, 96
 EVALUATION_WINDOW = 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -24,4 +25,8 @@ class DrafterConfig(Settings):
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")
     num_threads: int = Field(1, ge=1, description="of a neural draft model's forward pass")
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
+    translate_from: Path | None = Field(
+        None,
+        description="the target's folder: draft models with another tokenizer are translated for",
+    )
     suffix_tokens: int = Field(1_000_000, ge=1000, description="outputs that `suffix` remembers")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from shared.messages import Sampling
+from shared.generation import Sampling
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from services.drafter.model import NOTHING, Proposed, Want
+from shared.generation import Sampling
 from shared.lm.decoder import Decoder, FloatArray, Row
 from shared.lm.sampling import Place, draw_with_margins
-from shared.messages import Sampling
 from shared.tokens import common_length
 
 SUREST = 99.0

@@ -25,6 +25,7 @@ from shared.lm.decoder import load_decoder
 from shared.messages import DraftRequest, Proposal, Release
 from shared.runner import Part
 from shared.service import Service, background
+from shared.tracing import Span, Value, current
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class DrafterService(Service):
         self._load_model = load_model
         self._model: DraftModel
         self._inbound: list[DraftRequest | Release] = []
+        self._traced: list[tuple[DraftRequest, Span]] = []
+        """Of the requests that wait, those whose rounds are traced."""
         self._wanted = asyncio.Event()
 
     async def load(self) -> None:
@@ -57,6 +60,8 @@ class DrafterService(Service):
         if isinstance(message, DraftRequest | Release):
             self._inbound.append(message)
             self._wanted.set()
+            if isinstance(message, DraftRequest) and (span := current()).traceparent is not None:
+                self._traced.append((message, span))
         else:
             logger.warning("unexpected %s in the inbox", type(message).__name__)
 
@@ -65,6 +70,7 @@ class DrafterService(Service):
             await self._wanted.wait()
             self._wanted.clear()
             batch, self._inbound = self._inbound, []
+            traced, self._traced = self._traced, []
             started = time.perf_counter()
             try:
                 if self._is_quick(batch):
@@ -74,6 +80,7 @@ class DrafterService(Service):
             except Exception:  # a batch that cannot be drafted costs its proposals, not the drafter
                 logger.exception("no proposals for %d messages", len(batch))
                 continue
+            self._trace(traced, started)
             metrics.DRAFT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
             await asyncio.gather(
                 *(self.bus.send([request.voter], proposal) for request, proposal in proposals)
@@ -88,6 +95,16 @@ class DrafterService(Service):
         """Whether the work takes less time than a thread takes to begin on a busy machine."""
         num_tokens = sum(len(message.tokens) for message in batch)
         return self._model.kind == "lookup" and num_tokens <= QUICK_TOKENS
+
+    def _trace(self, traced: Sequence[tuple[DraftRequest, Span]], started: float) -> None:
+        """A batch that ends now, as a span in each round that it was for."""
+        ended = time.perf_counter()
+        for request, parent in traced:
+            told: dict[str, Value] = {
+                "quorum.drafter": self.name,
+                "quorum.round": request.round,
+            }
+            self.tracer.record("propose", parent, started, ended, told)
 
     def _draft_ahead(self) -> None:
         """Until somebody asks."""
@@ -149,7 +166,10 @@ def _build_one(name: str, config: DrafterConfig, bus: Bus, bus_config: BusConfig
             num_threads=config.num_threads,
             device=config.device,
         )
-        return NeuralModel(decoder, config.prefill_tokens)
+        model = NeuralModel(decoder, config.prefill_tokens)
+        if config.translate_from is None:
+            return model
+        return _translated(model, config.translate_from, Path(name), config.max_requests)
 
     loaders: dict[str, Callable[[], DraftModel]] = {
         "ngram": lambda: Lookup(NgramModel(max_requests=config.max_requests)),
@@ -163,6 +183,16 @@ def _build_one(name: str, config: DrafterConfig, bus: Bus, bus_config: BusConfig
             f"{', '.join(loaders)}"
         )
     return DrafterService(Path(name).name, loaders.get(name, load_neural), bus, bus_config)
+
+
+def _translated(model: DraftModel, target: Path, own: Path, max_requests: int) -> DraftModel:
+    """The model for the tokens of `target`; as it is where they are its own."""
+    # Nobody else needs the tokenizers' package, nor what the imports cost.
+    from services.drafter.translated import TranslatedModel
+    from services.drafter.vocabulary import make_pair
+
+    pair = make_pair(target, own)
+    return model if pair is None else TranslatedModel(model, pair, max_requests)
 
 
 PART = Part("drafter", DrafterConfig, build)

@@ -10,6 +10,8 @@ from services.gateway import metrics
 from shared.errors import OverloadedError, UnavailableError
 
 RETRY_AFTER_S = 1.0
+BATCH_SHARE = 0.5
+"""Of the most that are let in, up to where work that can wait is: the rest is for the other."""
 
 
 class Admission:
@@ -23,16 +25,17 @@ class Admission:
         self._is_idle.set()
 
     @contextmanager
-    def enter(self, count: int) -> Iterator[None]:
+    def enter(self, count: int, *, is_batch: bool = False) -> Iterator[None]:
         """Admits `count` requests together for the time of the body."""
         if self._is_closed:
             metrics.REJECTIONS.labels("draining").inc()
             raise UnavailableError("this gateway is shutting down; try again")
-        if self.num_in_flight + count > self._max_in_flight:
-            metrics.REJECTIONS.labels("full").inc()
+        most = max(1, int(self._max_in_flight * (BATCH_SHARE if is_batch else 1)))
+        if self.num_in_flight + count > most:
+            metrics.REJECTIONS.labels("batch" if is_batch else "full").inc()
             raise OverloadedError(
-                f"{self.num_in_flight} requests are in flight, the most that are let in is "
-                f"{self._max_in_flight}",
+                f"{self.num_in_flight} requests are in flight, the most that are let in is {most}"
+                + (" for batch work" if is_batch else ""),
                 RETRY_AFTER_S,
             )
         self._count(count)

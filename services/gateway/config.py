@@ -28,6 +28,9 @@ class GatewayConfig(Settings):
     max_body_bytes: int = Field(
         1 << 20, ge=1024, description="of text; tensors as bytes may take the 8 MiB of a message"
     )
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="a body that is not whole by then is refused with 408"
+    )
     request_timeout_s: float = Field(300.0, gt=0, description="most that `timeout` may ask for")
     silence_s: float = Field(15.0, gt=0, description="an unheard-of request is published again")
     ping_s: float = Field(10.0, gt=0, description="a silent stream gets a comment line")

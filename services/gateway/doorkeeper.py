@@ -1,4 +1,4 @@
-"""Who may come in: every route but health asks for a key, where there are keys."""
+"""Who may come in: every route but health and pages asks for a key, where there are keys."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from services.gateway import metrics
 from services.gateway.errors import ForbiddenError, UnauthorizedError
 from services.gateway.keys import Key, Keys, Right
 from services.gateway.limits import Meter
+from services.gateway.pages import is_page
 from shared.errors import OverloadedError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+KEY = web.RequestKey("key", Key)
 METER = web.RequestKey("meter", Meter)
 """Of the key that a request came with."""
 OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
@@ -43,9 +45,9 @@ class Doorkeeper:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in OPEN:
+        if request.path in OPEN or is_page(request.match_info.handler):
             return await handler(request)
-        key = self._key(request)
+        key = request[KEY] = self._key(request)
         resource = request.match_info.route.resource
         needed = RIGHTS.get(resource.canonical) if resource is not None else None
         if needed is None:

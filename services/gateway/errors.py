@@ -31,6 +31,11 @@ STATUSES: dict[str, tuple[int, str, str | None]] = {
     "unavailable": (503, "service_unavailable_error", "unavailable"),
     "bus_unavailable": (503, "service_unavailable_error", "bus_unavailable"),
     "deadline_exceeded": (504, "timeout_error", "deadline_exceeded"),
+    "request_not_found": (404, "invalid_request_error", "request_not_found"),
+    "slow_body": (408, "timeout_error", "slow_body"),
+    # No standard has a status for these; nginx' and gRPC's gateways answer 499.
+    "cancelled": (499, "cancelled_error", "cancelled"),
+    "slow_reader": (499, "cancelled_error", "slow_reader"),
 }
 _GIVEN_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
@@ -60,6 +65,8 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     request[REQUEST_ID] = given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
     with request_scope(request[REQUEST_ID]):
         response = await _respond(request, handler)
+    if response.status == 408:
+        response.force_close()  # the rest of the body may still come
     if not response.prepared:
         response.headers["x-request-id"] = request[REQUEST_ID]
     return response
@@ -83,7 +90,10 @@ async def _respond(request: web.Request, handler: Handler) -> web.StreamResponse
             raise
         text = _http_text(request, failure)
         body = error(text, "invalid_request_error", None, None)
-        return _response(request, text, body, failure.status)
+        response = _response(request, text, body, failure.status)
+        if isinstance(failure, web.HTTPMethodNotAllowed):
+            response.headers["Allow"] = ", ".join(sorted(failure.allowed_methods))
+        return response
     except ConnectionResetError:
         raise
     except Exception:

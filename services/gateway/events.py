@@ -9,10 +9,13 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from services.gateway import metrics
 from services.gateway.errors import REQUEST_ID
 from services.gateway.responses import Json
 
 T = TypeVar("T")
+STALL_S = 30.0
+"""A reader that takes nothing for so long is disconnected; what is generated for it ends."""
 
 
 class EventStream:
@@ -64,4 +67,11 @@ class EventStream:
     async def _write(self, data: bytes) -> None:
         if not self.is_begun:
             await self._response.prepare(self._request)
-        await self._response.write(data)
+        try:
+            async with asyncio.timeout(STALL_S):
+                await self._response.write(data)
+        except TimeoutError as error:
+            metrics.CANCELLATIONS.labels("stall").inc()
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError(f"the reader took nothing for {STALL_S:g} s") from error

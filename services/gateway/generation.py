@@ -9,26 +9,22 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.gateway import metrics
-from services.gateway.replies import Replies, Request
+from services.gateway.details import Told, Tracer
+from services.gateway.replies import Arrival, Replies, Request, Terminal, Waiter
+from services.gateway.responses import Json
 from services.gateway.stops import StopScanner
+from services.gateway.tally import Tally
 from services.gateway.text import Detokenizer, TextModel
 from shared.bus.base import Bus
 from shared.errors import InvalidRequestError, QuorumError, UnavailableError
+from shared.generation import Grammar, Sampling, Steering
 from shared.log import request_scope
-from shared.messages import (
-    Cancel,
-    Cancelled,
-    Failed,
-    Finished,
-    GenerateRequest,
-    GenerationReport,
-    Sampling,
-)
+from shared.messages import Cancel, Cancelled, Failed, Finished, GenerateRequest, GenerationReport
 from shared.registry import Registry
-from shared.topics import generate_requests
+from shared.topics import batch_generate_requests, generate_requests
 
 logger = logging.getLogger(__name__)
 GRACE_S = 2.0
@@ -66,14 +62,23 @@ class Wanted:
     stop_tokens: Sequence[int]
     stops: Sequence[str]
     timeout_s: float
+    min_tokens: int = 0
+    grammar: Grammar | None = None
+    num_logprobs: int | None = None
+    steering: Steering = field(default_factory=Steering)
+    is_traced: bool = False
+    is_batch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Newly certain text, and all tokens so far; the last piece has a reason and a report."""
+    """Newly certain text, all tokens so far, and what was asked for of those that came since the
+    last piece; the last one has a reason and a report."""
 
     text: str
     num_tokens: int
+    told: list[Told] = field(default_factory=list)
+    rounds: list[Json] = field(default_factory=list)
     reason: str | None = None
     report: GenerationReport | None = None
 
@@ -82,14 +87,20 @@ class Generator:
     """Turns wanted choices into pieces of text."""
 
     def __init__(
-        self, bus: Bus, registry: Registry, inbox: str, text: TextModel, replies: Replies
+        self,
+        bus: Bus,
+        registry: Registry,
+        inbox: str,
+        text: TextModel,
+        replies: Replies,
+        tally: Tally,
     ) -> None:
         self._bus = bus
         self._registry = registry
         self._inbox = inbox
         self._text = text
         self._replies = replies
-        self._topic = generate_requests(text.manifest.name)
+        self._tally = tally
 
     async def generate(self, wanted: Wanted) -> AsyncGenerator[Piece, None]:
         """Pieces up to one with a reason. Raises QuorumErrors; whoever stops listening early
@@ -104,12 +115,18 @@ class Generator:
             wanted.sampling,
             list(wanted.stop_tokens),
             self._bus.now() + wanted.timeout_s,
+            wanted.min_tokens,
+            wanted.grammar,
+            wanted.num_logprobs,
+            wanted.steering,
+            wanted.is_traced,
         )
-        clock = Clock(model)
+        topic = (batch_generate_requests if wanted.is_batch else generate_requests)(model)
         is_over = False
-        with request_scope(request.request_id), self._replies.waiting(request) as waiter:
+        with request_scope(request.request_id), self._replies.waiting(request, topic) as waiter:
+            clock = Clock(model, waiter)
             try:
-                await self._bus.publish(self._topic, request)
+                await self._bus.publish(topic, request)
                 events = self._replies.events(waiter, wanted.timeout_s + GRACE_S)
                 async for piece in self._pieces(request, wanted.stops, events, clock):
                     is_over = piece.reason is not None
@@ -129,25 +146,29 @@ class Generator:
         self,
         request: GenerateRequest,
         stops: Sequence[str],
-        events: AsyncIterator[object],
+        events: AsyncIterator[Arrival | Terminal],
         clock: Clock,
     ) -> AsyncIterator[Piece]:
         detokenizer = Detokenizer(self._text)
         scanner = StopScanner(stops)
+        aside = Aside(self._text)
         num_tokens = 0
         async for event in events:
-            if isinstance(event, list):
-                clock.tick(len(event))
+            if isinstance(event, Arrival):
+                clock.tick(len(event.tokens))
                 text = ""
-                for token in event if not scanner.is_stopped else ():
+                for token in event.tokens if not scanner.is_stopped else ():
                     num_tokens += 1
-                    text += scanner.push(detokenizer.push(token))
+                    new = detokenizer.push(token)
+                    # What the request does not want to stop yet cannot be a stop.
+                    text += scanner.push(new) if num_tokens > request.min_tokens else new
                     if scanner.is_stopped:
                         # The verifier knows no text; its terminal message follows the cancel.
                         await self._cancel(request)
                         break
+                aside.add(event, num_tokens)
                 if text:
-                    yield Piece(text, num_tokens)
+                    yield Piece(text, num_tokens, *aside.take())
             elif isinstance(event, Failed):
                 raise_failed(event)
             elif isinstance(event, Finished) or (
@@ -157,8 +178,9 @@ class Generator:
                 text += scanner.flush()
                 reason = event.reason if isinstance(event, Finished) else "stop"
                 reason = "stop" if scanner.is_stopped else reason
-                clock.end(reason, len(request.prompt), num_tokens, event.report)
-                yield Piece(text, num_tokens, reason, event.report)
+                clock.end(reason, request, num_tokens, event.report)
+                self._tally.add(len(request.prompt), num_tokens, event.report)
+                yield Piece(text, num_tokens, *aside.take(), reason, event.report)
             else:
                 raise UnavailableError("the request was cancelled by the server")
 
@@ -168,11 +190,35 @@ class Generator:
         await self._bus.send([v.inbox for v in verifiers], Cancel(request.request_id))
 
 
+class Aside:
+    """What is told of tokens until the text that they are part of is certain."""
+
+    def __init__(self, text: TextModel) -> None:
+        self._tracer = Tracer(text)
+        self._told: list[Told] = []
+        self._rounds: list[Json] = []
+
+    def add(self, arrival: Arrival, num_tokens: int) -> None:
+        """Of an arrival's tokens, those among the first `num_tokens` of the text."""
+        kept = arrival.tokens[: max(0, num_tokens - arrival.offset)]
+        self._told += map(Told, kept, arrival.logprobs)
+        for round in arrival.rounds:
+            start = round.offset - arrival.offset
+            tokens = arrival.tokens[start : start + round.num_emitted]
+            self._rounds.append(self._tracer.write(round, tokens))
+
+    def take(self) -> tuple[list[Told], list[Json]]:
+        told, rounds = self._told, self._rounds
+        self._told, self._rounds = [], []
+        return told, rounds
+
+
 class Clock:
     """Measures one choice, and logs and counts its end."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, waiter: Waiter) -> None:
         self._model = model
+        self._waiter = waiter
         self._started = time.perf_counter()
         self._first: float | None = None
         self._last = self._started
@@ -190,14 +236,21 @@ class Clock:
         self._last = now
 
     def end(
-        self, reason: str, num_prompt: int, num_tokens: int, report: GenerationReport | None
+        self,
+        reason: str,
+        request: GenerateRequest,
+        num_tokens: int,
+        report: GenerationReport | None,
     ) -> None:
         """The choice is finished."""
-        model, now = self._model, time.perf_counter()
-        metrics.END_TO_END.labels(model).observe(now - self._started)
+        model, num_prompt, now = self._model, len(request.prompt), time.perf_counter()
+        self._time(now, num_tokens)
         metrics.SUCCESSES.labels(model, reason).inc()
         metrics.PROMPT_TOKENS.labels(model).inc(num_prompt)
         metrics.GENERATION_TOKENS.labels(model).inc(num_tokens)
+        metrics.REQUEST_PROMPT_TOKENS.labels(model).observe(num_prompt)
+        metrics.REQUEST_GENERATION_TOKENS.labels(model).observe(num_tokens)
+        metrics.PARAMS_MAX_TOKENS.labels(model).observe(request.max_tokens)
         rounds = report.per_round if report is not None else []
         drafts = [(drafted, accepted) for drafted, accepted in rounds if drafted > 0]
         metrics.DRAFTS.labels(model).inc(len(drafts))
@@ -216,3 +269,17 @@ class Clock:
             (self._first or now) - self._started,
             now - self._started,
         )
+
+    def _time(self, now: float, num_tokens: int) -> None:
+        """Where its time went."""
+        model = self._model
+        first = now if self._first is None else self._first
+        begun = first if self._waiter.begun is None else self._waiter.begun
+        metrics.END_TO_END.labels(model).observe(now - self._started)
+        metrics.QUEUE_TIME.labels(model).observe(begun - self._started)
+        metrics.PREFILL_TIME.labels(model).observe(first - begun)
+        metrics.DECODE_TIME.labels(model).observe(now - first)
+        metrics.INFERENCE_TIME.labels(model).observe(now - begun)
+        if num_tokens > 1:
+            per_token = (now - first) / (num_tokens - 1)
+            metrics.TIME_PER_OUTPUT_TOKEN.labels(model).observe(per_token)

@@ -7,21 +7,21 @@ import asyncio
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from services.gateway.admission import Admission
 from services.gateway.config import GatewayConfig
 from services.gateway.descriptions import Described, Descriptions, version_at, versions_of
 from services.gateway.errors import NotFoundError
 from services.gateway.generation import DeadlineError, raise_failed
-from services.gateway.replies import Replies, Terminal
+from services.gateway.replies import Arrival, Replies, Terminal
 from shared.bus.base import Bus, Instance
 from shared.codec import MAX_MESSAGE_BYTES
 from shared.errors import OversizeError, UnavailableError
 from shared.messages import Failed, RecommendRequest, Scores
 from shared.registry import Registry
 from shared.tensor_messages import Outputs, ScoreRequest, Tensor, WriteRows, Written
-from shared.topics import recommend_requests, score_requests, write_requests
+from shared.topics import Topic, recommend_requests, score_requests, write_requests
 
 T = TypeVar("T")
 Asked = RecommendRequest | ScoreRequest | WriteRows
@@ -160,11 +160,12 @@ class Recommenders:
     async def _ask(self, request: Asked, timeout_s: float | None) -> Terminal:
         """The terminal message."""
         timeout_s = self._timeout_s(timeout_s)
-        with self._admission.enter(1), self._replies.waiting(request) as waiter:
+        topic = topic_of(self.model, request)
+        with self._admission.enter(1), self._replies.waiting(request, topic) as waiter:
             try:
-                await publish(self._bus, self.model, request)
+                await self._bus.publish(topic, request)
                 async for event in self._replies.events(waiter, timeout_s):
-                    if not isinstance(event, list):
+                    if not isinstance(event, Arrival):
                         return event
             except OversizeError as error:
                 raise OversizeError(
@@ -176,26 +177,15 @@ class Recommenders:
         raise UnavailableError("the request was cancelled by the server")
 
 
-async def publish(bus: Bus, model: str, request: Asked) -> None:
-    """To the recommenders of a model."""
+def topic_of(model: str, request: Asked) -> Topic[Any]:
+    """Where the recommenders of a model take requests of its kind."""
     match request:
         case RecommendRequest():
-            await bus.publish(recommend_requests(model), request)
+            return recommend_requests(model)
         case ScoreRequest():
-            await bus.publish(score_requests(model), request)
+            return score_requests(model)
         case WriteRows():
-            await bus.publish(write_requests(model), request)
-
-
-async def lag(bus: Bus, model: str, request: Asked) -> int:
-    """How many requests of its kind wait for a recommender."""
-    match request:
-        case RecommendRequest():
-            return await bus.lag(recommend_requests(model))
-        case ScoreRequest():
-            return await bus.lag(score_requests(model))
-        case WriteRows():
-            return await bus.lag(write_requests(model))
+            return write_requests(model)
 
 
 def _expect(kind: type[T], answer: Terminal) -> T:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 from services.gateway import metrics
 from shared.bus.base import Bus
+from shared.generation import Logprobs, RoundTrace
 from shared.messages import (
     Cancel,
     Cancelled,
@@ -25,8 +29,21 @@ from shared.messages import (
     Tokens,
 )
 from shared.tensor_messages import Outputs, ScoreRequest, WriteRows, Written
+from shared.topics import Topic
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """New tokens from the output's `offset` on, none as a sign of life, and what is told of
+    them."""
+
+    offset: int
+    tokens: list[int]
+    logprobs: list[Logprobs] = field(default_factory=list)
+    rounds: list[RoundTrace] = field(default_factory=list)
+
 
 Request = GenerateRequest | RecommendRequest | ScoreRequest | WriteRows
 Terminal = Finished | Failed | Cancelled | Scores | Outputs | Written
@@ -37,14 +54,18 @@ GAP_PATIENCE_S = 1.0
 class Waiter:
     """One request in flight."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, topic: Topic[Any]) -> None:
         self.request = request
+        self.topic = topic
+        """Where it was published."""
         self.owner: str | None = None
         """The inbox of who last sent tokens."""
+        self.begun: float | None = None
+        """When word first came that somebody works on it, by `time.perf_counter`."""
         self.has_gap = False
         self._is_over = False
         self._num_tokens = 0
-        self._arrivals: asyncio.Queue[list[int] | Terminal] = asyncio.Queue()
+        self._arrivals: asyncio.Queue[Arrival | Terminal] = asyncio.Queue()
 
     def take(self, message: Tokens | Terminal) -> None:
         """Queues what is new in a message."""
@@ -58,38 +79,46 @@ class Waiter:
             self._arrivals.put_nowait(message)
             return
         self.owner = message.sender
+        if self.begun is None:
+            self.begun = time.perf_counter()
         if message.offset > self._num_tokens:
             self.has_gap = True
             return
-        new = message.tokens[self._num_tokens - message.offset :]
-        self._num_tokens += len(new)
+        num_known = self._num_tokens - message.offset
+        new = Arrival(
+            self._num_tokens,
+            message.tokens[num_known:],
+            message.logprobs[num_known:],
+            [round for round in message.rounds if round.offset >= self._num_tokens],
+        )
+        self._num_tokens += len(new.tokens)
         self._arrivals.put_nowait(new)
 
-    async def next(self) -> list[int] | Terminal:
-        """New tokens, none as a sign of life, or the terminal message."""
+    async def next(self) -> Arrival | Terminal:
+        """New tokens, or the terminal message."""
         return await self._arrivals.get()
 
 
 class Replies:
     """All waiters of one gateway, fed from its inbox."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        publish: Callable[[Request], Awaitable[None]],
-        is_queued: Callable[[Request], Awaitable[bool]],
-        silence_s: float,
-    ) -> None:
+    def __init__(self, bus: Bus, silence_s: float) -> None:
         self._bus = bus
-        self._publish = publish
-        self._is_queued = is_queued
         self._silence_s = silence_s
         self._waiters: dict[str, Waiter] = {}
 
+    @property
+    def num_waiting(self) -> int:
+        """Generations that nobody has begun, as far as is known here."""
+        return sum(
+            waiter.begun is None and isinstance(waiter.request, GenerateRequest)
+            for waiter in self._waiters.values()
+        )
+
     @contextmanager
-    def waiting(self, request: Request) -> Iterator[Waiter]:
+    def waiting(self, request: Request, topic: Topic[Any]) -> Iterator[Waiter]:
         """Registers a request for the time of the body."""
-        waiter = self._waiters[request.request_id] = Waiter(request)
+        waiter = self._waiters[request.request_id] = Waiter(request, topic)
         try:
             yield waiter
         finally:
@@ -108,7 +137,7 @@ class Replies:
         else:
             _count_unclaimed(message)
 
-    async def events(self, waiter: Waiter, timeout_s: float) -> AsyncIterator[list[int] | Terminal]:
+    async def events(self, waiter: Waiter, timeout_s: float) -> AsyncIterator[Arrival | Terminal]:
         """All of a request's arrivals up to its terminal message. Publishes the request again
         when replies were lost, or when nothing is heard although nothing is queued. Raises
         TimeoutError when the request is not over within `timeout_s`."""
@@ -123,20 +152,22 @@ class Replies:
             except TimeoutError:
                 if loop.time() >= deadline:
                     raise
-                if num_republished < MAX_REPUBLISHED and not await self._is_queued(waiter.request):
+                # Where requests of the topic wait, silence is no sign of loss.
+                if num_republished < MAX_REPUBLISHED and not await self._bus.lag(waiter.topic):
                     num_republished += 1
                     await self._publish_again(waiter)
                 continue
-            if event != []:
+            if not isinstance(event, Arrival):
                 yield event
-            if not isinstance(event, list):
                 return
+            if event.tokens:
+                yield event
 
     async def _publish_again(self, waiter: Waiter) -> None:
         waiter.has_gap = False
         metrics.REPUBLISHED.inc()
         logger.warning("published again: replies were lost, or nobody works on it")
-        await self._publish(waiter.request)
+        await self._bus.publish(waiter.topic, waiter.request)
 
 
 def _count_unclaimed(message: Terminal) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from shared.generation import Times
 from shared.messages import GenerationReport, Scores
 
 Json = dict[str, object]
@@ -31,22 +32,42 @@ class Shape:
         body = {**self._head(name), "choices": list(choices)}
         return body if usage is None else {**body, "usage": usage}
 
-    def choice(self, index: int, text: str, reason: str | None) -> Json:
+    def choice(
+        self,
+        index: int,
+        text: str,
+        calls: Sequence[Json],
+        reason: str | None,
+        logprobs: Json | None,
+    ) -> Json:
         """One finished choice."""
         content: Json = {"text": text}
         if self.kind == "chat":
-            content = {"message": {"role": "assistant", "content": text, "refusal": None}}
-        return {"index": index, **content, "logprobs": None, "finish_reason": reason}
+            said: Json = {"role": "assistant", "content": text, "refusal": None}
+            if calls:
+                said = {**said, "content": text or None, "tool_calls": list(calls)}
+            content = {"message": said}
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
 
-    def delta(self, index: int, text: str, reason: str | None, is_first: bool) -> Json:
+    def delta(
+        self,
+        index: int,
+        text: str,
+        calls: Sequence[Json],
+        reason: str | None,
+        logprobs: Json | None,
+        is_first: bool,
+    ) -> Json:
         """What is new in one choice of a stream."""
         content: Json = {"text": text}
         if self.kind == "chat":
             delta: Json = {"role": "assistant", "content": text} if is_first else {}
             if text and not is_first:
                 delta = {"content": text}
+            if calls:
+                delta["tool_calls"] = list(calls)
             content = {"delta": delta}
-        return {"index": index, **content, "logprobs": None, "finish_reason": reason}
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
 
     def _head(self, name: str) -> Json:
         return {
@@ -89,15 +110,7 @@ def speculation(report: GenerationReport) -> Json:
         "num_spec_tokens": max((drafted for drafted, _ in drafts), default=0),
         "num_target_passes": len(rounds),
         "num_draft_timeouts": report.num_timeouts,
-        "seconds": {
-            "drafting": report.times.drafting_s,
-            "voting": report.times.voting_s,
-            "hops": report.times.hops_s,
-            "waiting": report.times.waiting_s,
-            "forward_pass": report.times.forward_s,
-            "sampling": report.times.sampling_s,
-            "rest": report.times.rest_s,
-        },
+        "seconds": seconds(report.times),
         "drafters": [
             {
                 "name": drafter.drafter,
@@ -112,6 +125,19 @@ def speculation(report: GenerationReport) -> Json:
             }
             for drafter in report.drafters
         ],
+    }
+
+
+def seconds(times: Times) -> Json:
+    """Where the time went."""
+    return {
+        "drafting": times.drafting_s,
+        "voting": times.voting_s,
+        "hops": times.hops_s,
+        "waiting": times.waiting_s,
+        "forward_pass": times.forward_s,
+        "sampling": times.sampling_s,
+        "rest": times.rest_s,
     }
 
 

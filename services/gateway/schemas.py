@@ -10,57 +10,56 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, NoReturn, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from services.gateway.chats import ChatMessage
+from services.gateway.foreign_fields import ALSO_NEUTRAL
+from services.gateway.options import (
+    Body,
+    ResponseFormat,
+    SpeculationOptions,
+    StreamOptions,
+    StructuredOutputs,
+)
+from services.gateway.tool_schemas import ToolChoice, Tools
 from shared.errors import InvalidRequestError
-from shared.messages import Sampling
+from shared.generation import Sampling
 
 B = TypeVar("B", bound="Body")
 MAX_STOPS = 4
 MAX_STOP_CHARS = 256
+MAX_LOGPROBS = 20
 INT64 = 1 << 63
 MAX_NAME = 512
 """Characters of an input's or output's name."""
 
-# Fields of OpenAI's that are not supported, with the values that ask for nothing.
+# Fields of OpenAI's and vLLM's that are not supported, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "audio": (None,),
     "best_of": (None, 1),
     "echo": (None, False),
+    "top_logprobs": (None, 0),
     "frequency_penalty": (None,),
     "function_call": (None, "none"),
     "functions": (None, []),
-    "logprobs": (None, False),
     "metadata": (None, {}),
     "modalities": (None, ["text"]),
     "parallel_tool_calls": (None, True, False),
     "prediction": (None,),
     "reasoning_effort": (None,),
-    "response_format": (None, {"type": "text"}),
-    "service_tier": (None, "auto", "default"),
     "store": (None, False),
     "suffix": (None, ""),
     "tool_choice": (None, "none", "auto"),
     "tools": (None, []),
-    "top_logprobs": (None, 0),
     "verbosity": (None,),
     "web_search_options": (None,),
+    **ALSO_NEUTRAL,
 }
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME)]
 Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-class Body(BaseModel):
-    """Base of the bodies: strict types, unknown fields refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class StreamOptions(Body):
-    include_usage: bool = False
 
 
 class GenerationBody(Body):
@@ -71,6 +70,7 @@ class GenerationBody(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
+    min_tokens: int = Field(0, ge=0)
     temperature: Finite = Field(1.0, ge=0, le=2)
     top_p: Finite = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1)
@@ -87,11 +87,24 @@ class GenerationBody(Body):
     ignore_eos: bool = False
     user: str | None = Field(None, max_length=512)
     timeout: Finite | None = Field(None, gt=0)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    speculation: SpeculationOptions | None = None
+    priority: Literal["interactive", "batch"] | int = "interactive"
+    """Or as vLLM has it, where more than 0 can wait."""
+    service_tier: Literal["auto", "default", "flex"] = "auto"
     return_speculation: bool = False
+    return_trace: bool = False
 
     @property
     def stops(self) -> list[str]:
         return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it can wait: by any of the names for that."""
+        is_later = isinstance(self.priority, int) and self.priority > 0
+        return is_later or self.priority == "batch" or self.service_tier == "flex"
 
     def sampling(self, seed: int, vocab_size: int) -> Sampling:
         """The parameters on the wire. Raises InvalidRequestError for an unknown token."""
@@ -119,6 +132,7 @@ class CompletionBody(GenerationBody):
     )
     echo: bool = False
     """Whether the prompt leads the text."""
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -130,28 +144,16 @@ class CompletionBody(GenerationBody):
         return [p if isinstance(p, str) else list(p) for p in self.prompt if not isinstance(p, int)]
 
 
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = Field(None, max_length=64)
-
-    @property
-    def text(self) -> str:
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1024)
     max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
 
 
 class TokenizeBody(Body):

@@ -8,9 +8,13 @@ import logging
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
+from services.gateway import metrics
 from services.gateway.admission import Admission
+from services.gateway.bodies import bodies_within
+from services.gateway.cancellation import Running
 from services.gateway.config import GatewayConfig
 from services.gateway.descriptions import Descriptions
+from services.gateway.documentation import add_documentation
 from services.gateway.doorkeeper import Doorkeeper
 from services.gateway.errors import middleware
 from services.gateway.generation import Generator
@@ -18,21 +22,27 @@ from services.gateway.information import InformationRoutes
 from services.gateway.keys import Keys
 from services.gateway.kserve import KServeRoutes
 from services.gateway.recommendations import RecommendationRoutes
-from services.gateway.recommenders import Recommenders, lag, publish
-from services.gateway.replies import Replies, Request
+from services.gateway.recommenders import Recommenders
+from services.gateway.replies import Replies
 from services.gateway.routes import GenerationRoutes
+from services.gateway.status import StatusRoute
+from services.gateway.tally import Tally
 from services.gateway.text import TextModel
 from services.gateway.tokenization import TokenizationRoutes
+from services.gateway.traces import tracing
 from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.errors import ConfigError
-from shared.messages import GenerateRequest
+from shared.gateway_messages import Abort, Aborted
 from shared.runner import Part
 from shared.service import Service, background
 from shared.tensor_messages import Description
-from shared.topics import generate_requests
+from shared.tracing import OFF
 
 logger = logging.getLogger(__name__)
+KEEPALIVE_S = 75.0
+"""A connection that has no request under way is closed after so long: one whose headers never end
+as well."""
 
 
 class GatewayService(Service):
@@ -42,9 +52,11 @@ class GatewayService(Service):
         super().__init__("gateway", config.model.name, bus, bus_config)
         self._config = config
         self._text: TextModel
-        self._replies = Replies(bus, self._publish, self._is_queued, config.silence_s)
+        self._replies = Replies(bus, config.silence_s)
+        self._running = Running(bus, self.registry, self.instance_id)
         self._descriptions = Descriptions(bus, self.registry, self.instance_id)
         self._admission = Admission(config.max_in_flight)
+        self._tally = Tally()
         self._keys: Keys | None = None
         self.port = config.port
 
@@ -55,8 +67,12 @@ class GatewayService(Service):
 
     async def serve(self) -> None:
         """Listens until drained: new requests are refused, those in flight end."""
+        model = self._text.manifest.name
+        metrics.REQUESTS_WAITING.labels(model).set_function(lambda: self._replies.num_waiting)
         app = self._application()
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
+        runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S
+        )
         await runner.setup()
         try:
             async with background(self.read_inbox(self._receive)):
@@ -70,14 +86,32 @@ class GatewayService(Service):
     def _application(self) -> web.Application:
         doorkeeper = None if self._keys is None else Doorkeeper(self._keys)
         app = web.Application(
-            middlewares=[middleware, *([doorkeeper.middleware] if doorkeeper else ())],
+            middlewares=[
+                *([tracing(self.tracer)] if self.tracer is not OFF else ()),
+                middleware,
+                bodies_within(self._config.body_timeout_s),
+                *([doorkeeper.middleware] if doorkeeper else ()),
+            ],
             client_max_size=self._config.max_body_bytes,
         )
         if doorkeeper is not None:
             doorkeeper.guard(app)
-        generator = Generator(self.bus, self.registry, self.instance_id, self._text, self._replies)
-        GenerationRoutes(self._config, self._text, generator, self._admission).add_to(app)
+        generator = Generator(
+            self.bus, self.registry, self.instance_id, self._text, self._replies, self._tally
+        )
+        GenerationRoutes(
+            self._config, self._text, generator, self._admission, self.registry, self._running
+        ).add_to(app)
+        self._running.add_to(app)
         InformationRoutes(self._config, self._text, self.registry).add_to(app)
+        StatusRoute(
+            self._text.manifest.name,
+            self._config.recommender,
+            self.bus,
+            self.registry,
+            self._admission,
+            self._tally,
+        ).add_to(app)
         TokenizationRoutes(self._text).add_to(app)
         recommenders = Recommenders(
             self._config,
@@ -90,6 +124,7 @@ class GatewayService(Service):
         )
         RecommendationRoutes(recommenders).add_to(app)
         KServeRoutes(recommenders, self._config.max_body_bytes, self.draining).add_to(app)
+        add_documentation(app)
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
@@ -109,6 +144,8 @@ class GatewayService(Service):
     async def _receive(self, message: object) -> None:
         if isinstance(message, Description):
             self._descriptions.receive(message)
+        elif isinstance(message, Abort | Aborted):
+            await self._running.receive(message)
         else:
             await self._replies.receive(message)
 
@@ -128,18 +165,6 @@ class GatewayService(Service):
     async def _metrics(self, _: web.Request) -> web.Response:
         page = generate_latest(REGISTRY)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    async def _publish(self, request: Request) -> None:
-        if isinstance(request, GenerateRequest):
-            await self.bus.publish(generate_requests(self._text.manifest.name), request)
-        else:
-            await publish(self.bus, self._config.recommender, request)
-
-    async def _is_queued(self, request: Request) -> bool:
-        """Whether requests of this kind wait for a consumer: silence is then no sign of loss."""
-        if isinstance(request, GenerateRequest):
-            return await self.bus.lag(generate_requests(self._text.manifest.name)) > 0
-        return await lag(self.bus, self._config.recommender, request) > 0
 
 
 def build(config: GatewayConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:

@@ -18,10 +18,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
 from services.gateway.errors import NotFoundError
+from services.gateway.token_bytes import spelling_of, token_bytes
 from shared.errors import InvalidRequestError, ModelError
 from shared.lm.manifest import Manifest, load_manifest
 
-Message = Mapping[str, str]
+Message = Mapping[str, object]
+"""Role, content, and what else the template takes."""
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """What the gateway needs of a model's folder; the graph may be elsewhere."""
 
@@ -31,33 +33,40 @@ class TextModel:
 
     def __init__(self, folder: Path) -> None:
         self.manifest: Manifest = load_manifest(folder, FILES)
+        file = folder / "tokenizer.json"
         try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._tokenizer = Tokenizer.from_file(str(file))
             # A second one that takes markers for ordinary text.
-            self._plain = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._plain = Tokenizer.from_file(str(file))
             self._plain.encode_special_tokens = True
         except Exception as error:  # the library raises bare Exception
             raise ModelError(f"{folder} has no usable tokenizer.json: {error}") from error
         added = self._tokenizer.get_added_tokens_decoder().values()
-        self._markers = [token.content for token in added if token.special]
+        self._special = {token.content for token in added}
+        self._spelling = spelling_of(json.loads(file.read_text()).get("decoder"))
+        self.markers = [token.content for token in added if token.special]
+        """Of the template: what no text from outside may mean."""
         self._settings = _tokenizer_settings(folder)
-        self._template = _template(folder, self._settings)
+        self.template_source = _template_source(folder, self._settings)
+        self._template = _template(folder, self.template_source)
 
     def encode(self, text: str) -> list[int]:
         """Token ids; markers in the text count as such."""
         return list(self._tokenizer.encode(text).ids)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, object]] = ()
+    ) -> list[int]:
         """Token ids of the rendered chat, open for the assistant's answer."""
-        if not any(marker in m["content"] for m in messages for marker in self._markers):
-            return list(
-                self._tokenizer.encode(self._render(messages), add_special_tokens=False).ids
-            )
+        contents = [str(message["content"]) for message in messages]
+        if not any(marker in content for content in contents for marker in self.markers):
+            rendered = self._render(messages, tools)
+            return list(self._tokenizer.encode(rendered, add_special_tokens=False).ids)
         # Render with stand-ins, then encode what the messages say without markers.
-        stand_ins = {secrets.token_hex(16): m["content"] for m in messages}
+        stand_ins = {secrets.token_hex(16): content for content in contents}
         hidden = [{**m, "content": key} for m, key in zip(messages, stand_ins, strict=True)]
         ids: list[int] = []
-        rest = self._render(hidden)
+        rest = self._render(hidden, tools)
         for key, content in stand_ins.items():
             before, found, rest = rest.partition(key)
             ids += self._tokenizer.encode(before, add_special_tokens=False).ids
@@ -84,12 +93,23 @@ class TextModel:
         """How the vocabulary writes it."""
         return str(self._tokenizer.id_to_token(token))
 
+    def token_bytes(self, token: int) -> bytes:
+        """What it stands for in a text; of a marker, its name."""
+        piece = self._tokenizer.id_to_token(token)
+        if piece is None:
+            return b""
+        return piece.encode() if piece in self._special else token_bytes(piece, self._spelling)
+
+    def token_text(self, token: int) -> str:
+        """The same as text, with a sign for bytes that are none by themselves."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
     @property
     def has_template(self) -> bool:
         """Whether chats can be rendered."""
         return self._template is not None
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, object]]) -> str:
         if self._template is None:
             raise InvalidRequestError(
                 f"{self.manifest.name} has no chat template; use /v1/completions", "messages"
@@ -97,6 +117,7 @@ class TextModel:
         try:
             return self._template.render(
                 messages=messages,
+                tools=list(tools) or None,
                 add_generation_prompt=True,
                 bos_token=_content(self._settings.get("bos_token")),
                 eos_token=_content(self._settings.get("eos_token")),
@@ -138,11 +159,16 @@ class Detokenizer:
         return known, self._model.decode(self._tokens[self._start :])
 
 
-def _template(folder: Path, settings: Mapping[str, object]) -> Template | None:
-    """The chat template: a file of its own, or in the tokenizer's settings."""
+def _template_source(folder: Path, settings: Mapping[str, object]) -> str:
+    """Of the chat template: a file of its own, or in the tokenizer's settings; empty where there
+    is none. Of several, the one for all."""
     file = folder / "chat_template.jinja"
     source = file.read_text() if file.is_file() else settings.get("chat_template")
-    if not isinstance(source, str):
+    return source if isinstance(source, str) else ""
+
+
+def _template(folder: Path, source: str) -> Template | None:
+    if not source:
         return None
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = _raise

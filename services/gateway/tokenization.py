@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from services.gateway.chats import chat_tokens
 from services.gateway.schemas import DetokenizeBody, TokenizeBody, parse
 from services.gateway.text import TextModel
 from shared.errors import InvalidRequestError
@@ -28,9 +29,7 @@ class TokenizationRoutes:
         if body.prompt is not None:
             tokens = self._text.encode(body.prompt)
         else:
-            tokens = self._text.encode_chat(
-                [{"role": m.role, "content": m.text} for m in body.messages or ()]
-            )
+            tokens = chat_tokens(self._text, body.messages or ())
         answer = {
             "count": len(tokens),
             "max_model_len": self._text.manifest.max_context,

@@ -20,6 +20,7 @@ from services.recommender.profile_file import read_profile
 from services.recommender.restructure import add_limits, limits_of, read_source
 from services.recommender.source import Source
 from shared.errors import ModelError
+from shared.output import quietly
 
 GROWTHS = (0.0, 0.01, 0.05, 0.2, 1.0)
 """Of what products may add, beside what was asked for."""
@@ -101,4 +102,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly(main))

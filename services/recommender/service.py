@@ -77,7 +77,9 @@ class RecommenderService(Service):
             raise InvalidRequestError(f"k is {request.k}; it must be at least 1", "k")
         model = self._model(request.version)
         ranking = model.read(request.context, request.candidates)
-        (scores, *_) = await self._batcher.score(model, ranking.query)
+        with self.tracer.span("score") as span:
+            span.set({"quorum.num_items": ranking.query.num_items})
+            (scores, *_) = await self._batcher.score(model, ranking.query)
         scores = scores.reshape(len(scores))
         best = top(scores, request.k)
         num_unknown = ranking.num_unknown
@@ -96,7 +98,9 @@ class RecommenderService(Service):
         model = self._model(request.version)
         query = self._read(model, request)
         try:
-            outputs = await self._batcher.score(model, query)
+            with self.tracer.span("score") as span:
+                span.set({"quorum.num_items": query.num_items})
+                outputs = await self._batcher.score(model, query)
         except NotFiniteError as error:
             if not query.floats:
                 raise

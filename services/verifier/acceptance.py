@@ -8,13 +8,37 @@ with exactly the target's probability of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.lm.sampling import FloatArray, Place, draw
-from shared.messages import Sampling
+from shared.generation import Sampling
+from shared.lm.sampling import BoolArray, FloatArray, Place, draw
 from shared.tokens import common_length
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Of what may be drawn: `stop_tokens` only after `min_tokens` others, and at each place of the
+    draft and behind it the `allowed` tokens alone, where there is a grammar."""
+
+    stop_tokens: Sequence[int] = ()
+    min_tokens: int = 0
+    allowed: Sequence[BoolArray] = ()
+
+    def at(self, number: int, num_output: int) -> tuple[BoolArray | None, Sequence[int]]:
+        """Of the draft's place `number`, behind `num_output` tokens: what alone may be drawn, and
+        what may not. A grammar that has come to its end comes before a minimum of tokens."""
+        banned = self.stop_tokens if num_output < self.min_tokens else ()
+        if not self.allowed:
+            return None, banned
+        allowed = self.allowed[number]
+        if banned and allowed.sum() == allowed[list(banned)].sum():
+            banned = ()
+        return allowed, banned
+
+
+FREE = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +49,7 @@ class Drafted:
     context: Sequence[int]
     num_prompt_tokens: int
     sampling: Sampling
+    rules: Rules = field(default=FREE)
 
 
 def accept(logits: Sequence[FloatArray], drafted: Sequence[Drafted]) -> list[list[int]]:
@@ -48,7 +73,14 @@ def accept(logits: Sequence[FloatArray], drafted: Sequence[Drafted]) -> list[lis
 def _places(drafted: Drafted) -> list[Place]:
     """Of each token of the draft, and of the one behind it."""
     tokens = [*drafted.context, *drafted.draft]
+    start, num_prompt = len(drafted.context), drafted.num_prompt_tokens
     return [
-        Place(drafted.sampling, tokens, position, drafted.num_prompt_tokens)
-        for position in range(len(drafted.context), len(tokens) + 1)
+        Place(
+            drafted.sampling,
+            tokens,
+            start + number,
+            num_prompt,
+            *drafted.rules.at(number, start + number - num_prompt),
+        )
+        for number in range(len(drafted.draft) + 1)
     ]

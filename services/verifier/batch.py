@@ -11,6 +11,7 @@ from services.verifier.draft_lengths import choose_lengths
 from services.verifier.pass_cost import PassCost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
+from shared.generation import Logprobs
 from shared.lm.decoder import FloatArray, Row
 
 
@@ -31,10 +32,12 @@ class Job:
 @dataclass(frozen=True, slots=True)
 class Verified:
     """What came of a job: the part of its draft that was verified, the tokens that the target
-    emits, what the pass cost, and for how long the job had waited for it."""
+    emits, what is to be told of each, what the pass cost, and for how long the job had waited for
+    it."""
 
     draft: Sequence[int]
     tokens: list[int]
+    logprobs: list[Logprobs]
     took: Took
     waiting_s: float
 
@@ -61,7 +64,11 @@ class Share:
         """What the target's logits are to be compared with."""
         session = self.job.session
         return Drafted(
-            self.draft, session.tokens, session.num_prompt_tokens, session.request.sampling
+            self.draft,
+            session.tokens,
+            session.num_prompt_tokens,
+            session.request.sampling,
+            session.rules(self.draft),
         )
 
 

@@ -19,10 +19,12 @@ from services.verifier.acceptance import accept
 from services.verifier.batch import Job, Limits, Share, Verified, compose
 from services.verifier.draft_lengths import highest_gain, token_price
 from services.verifier.drafting import AUTO, Drafting, Load, Way
+from services.verifier.logprobs import logprobs
 from services.verifier.pace import Absence, Usual
 from services.verifier.pass_cost import MEASURED, PassCost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
+from shared.generation import Logprobs
 from shared.lm.decoder import Decoder, FloatArray, Row
 
 LONGEST = 8
@@ -44,13 +46,19 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """What a pass gave: the target's tokens for each share, how much of each share's tokens stays
-    in the cache, blocks for the prefix cache, and what it cost."""
+    """What a pass gave: the target's tokens for each share and what is told of them, how much of
+    each share's tokens stays in the cache, blocks for the prefix cache, and what it cost."""
 
     emitted: list[list[int]]
+    logprobs: list[list[Logprobs]]
     num_kept: list[int]
     blocks: list[tuple[bytes, FloatArray]]
     took: Took
+
+    def verified(self, n: int, share: Share) -> Verified:
+        """What the n-th share's job is told."""
+        waiting_s = self.took.started - share.job.submitted
+        return Verified(share.draft, self.emitted[n], self.logprobs[n], self.took, waiting_s)
 
 
 class Engine:
@@ -112,7 +120,6 @@ class Engine:
         self._seated.append(session)
         is_sampled = session.request.sampling.temperature > 0
         self._num_sampled += is_sampled
-        metrics.REQUESTS_RUNNING.set(len(self._seated))
         try:
             yield
         finally:
@@ -125,7 +132,6 @@ class Engine:
                 last.slot = session.slot
             if not self._seated:
                 self._ended = None
-            metrics.REQUESTS_RUNNING.set(len(self._seated))
 
     async def prefill(self, session: Session) -> None:
         """Brings the next of the context into the cache, beside the passes of others. The last
@@ -166,14 +172,10 @@ class Engine:
             self._account(load, shares, passed)
             for block in passed.blocks:
                 self._prefixes.store(*block)
-            for share, emitted, num_kept in zip(
-                shares, passed.emitted, passed.num_kept, strict=True
-            ):
-                share.job.session.num_cached = share.start + num_kept
+            for n, share in enumerate(shares):
+                share.job.session.num_cached = share.start + passed.num_kept[n]
                 if not share.job.done.done():
-                    took = passed.took
-                    waiting_s = took.started - share.job.submitted
-                    share.job.done.set_result(Verified(share.draft, emitted, took, waiting_s))
+                    share.job.done.set_result(passed.verified(n, share))
                     self._away[share.job.session.id] = loop.time()
 
     def _account(self, load: Load, shares: Sequence[Share], passed: Passed) -> None:
@@ -237,8 +239,9 @@ class Engine:
             if share.job.draft is None:
                 num_reused = share.start - share.job.session.num_cached
                 share.job.session.num_reused_tokens += num_reused
-                metrics.PREFIX_CACHE_HITS.inc(num_reused)
-                metrics.PREFIX_CACHE_QUERIES.inc(num_reused + len(share.tokens))
+                model, num_needed = self._decoder.manifest.name, num_reused + len(share.tokens)
+                metrics.PREFIX_CACHE_HITS.labels(model).inc(num_reused)
+                metrics.PREFIX_CACHE_QUERIES.labels(model).inc(num_needed)
         return shares
 
     def _forward(
@@ -262,8 +265,12 @@ class Engine:
         wanted = [n for n, share in enumerate(shares) if share.job.draft is not None]
         accepted = accept([logits[n] for n in wanted], [shares[n].drafted() for n in wanted])
         emitted: list[list[int]] = [[] for _ in shares]
+        told: list[list[Logprobs]] = [[] for _ in shares]
         for n, tokens in zip(wanted, accepted, strict=True):
             emitted[n] = tokens
+            num_top = shares[n].job.session.request.num_logprobs
+            if num_top is not None:
+                told[n] = logprobs(logits[n], tokens, num_top)
         kind = "decode" if wanted else "prefill"
         metrics.FORWARD_PASS_SECONDS.labels(kind).observe(ended - started)
         metrics.FORWARD_PASS_ROWS.labels(kind).observe(len(rows))
@@ -275,6 +282,7 @@ class Engine:
         ]
         return Passed(
             emitted,
+            told,
             num_kept,
             self._read(shares, rows, num_kept),
             Took(started, ended - started, sampling_s, len(self._seated)),

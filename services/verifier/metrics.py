@@ -1,4 +1,4 @@
-"""What the verifier counts. Names follow vLLM's where vLLM has one."""
+"""What the verifier counts. What vLLM has as well bears its name, so that its dashboards work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _PASS_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
-REQUESTS_RUNNING = Gauge("num_requests_running", "Requests that hold a cache slot")
+_MODEL = ["model_name"]
+
+REQUESTS_RUNNING = Gauge("vllm:num_requests_running", "Requests that hold a cache slot", _MODEL)
+KV_CACHE_USAGE = Gauge(
+    "vllm:kv_cache_usage_perc", "Share of the cache that holds tokens of requests, 0 to 1", _MODEL
+)
 REQUESTS_CAPACITY = Gauge("num_requests_capacity", "Cache slots: the most that can run")
 FORWARD_PASS_SECONDS = Histogram(
     "forward_pass_seconds", "Duration of a target pass", ["kind"], buckets=_PASS_BUCKETS
@@ -20,5 +25,9 @@ DRAFT_WAIT_SECONDS = Histogram(
 DRAFT_TIMEOUTS = Counter("draft_timeouts", "Rounds whose draft did not come in time")
 LATE_DRAFTS = Counter("late_drafts", "Drafts that came after their round")
 SELF_TEST_UNEQUAL = Gauge("self_test_unequal_rows", "Rows not bit-for-bit equal at start")
-PREFIX_CACHE_QUERIES = Counter("prefix_cache_queries", "Prompt tokens that were needed in a cache")
-PREFIX_CACHE_HITS = Counter("prefix_cache_hits", "Those of them that were not computed again")
+PREFIX_CACHE_QUERIES = Counter(
+    "vllm:prefix_cache_queries", "Prompt tokens that were needed in a cache", _MODEL
+)
+PREFIX_CACHE_HITS = Counter(
+    "vllm:prefix_cache_hits", "Those of them that were not computed again", _MODEL
+)

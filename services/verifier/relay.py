@@ -6,11 +6,29 @@ Nobody waits for a message: what is emitted while one is being sent goes into th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from shared.bus.base import Bus
+from shared.generation import Logprobs, RoundTrace
 from shared.messages import GenerateRequest, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """Tokens, and what is told of them where it is asked for."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[Logprobs] = field(default_factory=list)
+    rounds: list[RoundTrace] = field(default_factory=list)
+
+    def __add__(self, other: Emitted) -> Emitted:
+        return Emitted(
+            self.tokens + other.tokens,
+            self.logprobs + other.logprobs,
+            self.rounds + other.rounds,
+        )
 
 
 class Relay:
@@ -21,14 +39,14 @@ class Relay:
         self._request = request
         self._sender = sender
         self._offset = 0
-        self._unsent: list[int] | None = None
+        self._unsent: Emitted | None = None
         """None if there is nothing to say."""
         self._sending: asyncio.Task[None] | None = None
 
-    def pass_on(self, tokens: Sequence[int]) -> None:
+    def pass_on(self, emitted: Emitted) -> None:
         """Sends tokens after those before; none only shows that the request is being worked on.
         Raises BusError if an earlier message could not be sent."""
-        self._unsent = [*(self._unsent or ()), *tokens]
+        self._unsent = emitted if self._unsent is None else self._unsent + emitted
         if self._sending is None or self._sending.done():
             if self._sending is not None:
                 self._sending.result()
@@ -47,9 +65,16 @@ class Relay:
 
     async def _send_all(self) -> None:
         while self._unsent is not None:
-            tokens, self._unsent = self._unsent, None
-            message = Tokens(self._request.request_id, self._sender, self._offset, tokens)
-            self._offset += len(tokens)
+            emitted, self._unsent = self._unsent, None
+            message = Tokens(
+                self._request.request_id,
+                self._sender,
+                self._offset,
+                emitted.tokens,
+                emitted.logprobs,
+                emitted.rounds,
+            )
+            self._offset += len(emitted.tokens)
             await self._bus.send([self._request.reply_to], message)
 
 

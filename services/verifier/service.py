@@ -13,30 +13,25 @@ from collections import OrderedDict
 
 from services.verifier import metrics
 from services.verifier.batch import Limits, Verified
+from services.verifier.checks import check
 from services.verifier.config import VerifierConfig
 from services.verifier.drafting import AUTO, WAYS
 from services.verifier.engine import Engine, measure_cost
+from services.verifier.grammar import Grammars, Matcher, within
 from services.verifier.prefix_cache import PrefixCache
-from services.verifier.relay import relay
+from services.verifier.relay import Emitted, relay
 from services.verifier.session import Session
 from services.verifier.speculation import Speculation
+from services.verifier.traces import tell_generation, tell_round
 from shared.bus.base import Bus
 from shared.config import BusConfig
-from shared.errors import InvalidRequestError
+from shared.generation import Times
 from shared.lm.decoder import PASS_TOKENS, Decoder, load_decoder
 from shared.lm.self_test import check_rows
-from shared.messages import (
-    Cancel,
-    Cancelled,
-    Draft,
-    Failed,
-    Finished,
-    GenerateRequest,
-    Times,
-)
+from shared.messages import Cancel, Cancelled, Draft, Failed, Finished, GenerateRequest
 from shared.runner import Part
 from shared.service import Service, background
-from shared.topics import generate_requests
+from shared.topics import batch_generate_requests, generate_requests
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +49,7 @@ class VerifierService(Service):
         self._decoder: Decoder
         self._engine: Engine
         self._speculation: Speculation
+        self._grammars: Grammars
 
     async def load(self) -> None:
         """Loads the target model and tests it on this machine."""
@@ -68,7 +64,9 @@ class VerifierService(Service):
         )
         if config.self_test:
             await asyncio.to_thread(self._test_rows)
-        metrics.REQUESTS_CAPACITY.set(config.max_batch)
+        manifest = self._decoder.manifest
+        self._grammars = Grammars(config.model, manifest.vocab_size, manifest.eos_token_ids)
+        self._show()
         cost = await asyncio.to_thread(measure_cost, self._decoder)
         self._engine = Engine(
             self._decoder,
@@ -101,19 +99,23 @@ class VerifierService(Service):
                         "vocab_size": str(manifest.vocab_size),
                     }
                 )
-                topic = generate_requests(self.name)
-                await self.consume(topic, self.generate, self._config.max_batch)
+                await self.consume(
+                    generate_requests(self.name),
+                    self.generate,
+                    self._config.max_batch,
+                    low=batch_generate_requests(self.name),
+                )
         finally:
             self._engine.close()
 
     async def generate(self, request: GenerateRequest) -> Finished | Cancelled | Failed:
         """One request, from prompt to terminal message; each round sends its tokens on."""
-        self._check(request)
-        session = Session(request, self._speculation.first_length)
+        check(request, self._decoder.manifest, self._config.max_speculation_length)
+        session = Session(request, self._speculation.first_length, await self._matcher(request))
         self._sessions[session.id] = session
-        started = time.perf_counter()
         try:
             async with relay(self.bus, request, self.instance_id) as gateway:
+                gateway.pass_on(Emitted())
                 with self._engine.seat(session):
                     while session.reason is None:
                         if request.request_id in self._cancelled:
@@ -121,47 +123,65 @@ class VerifierService(Service):
                         if request.deadline < self.bus.now():
                             return _expired(session)
                         if session.num_uncached > 1:
-                            await self._engine.prefill(session)
-                            gateway.pass_on([])
+                            with self.tracer.span("prefill"):
+                                await self._engine.prefill(session)
+                            gateway.pass_on(Emitted())
                         else:
-                            gateway.pass_on(await self._round(session))
+                            with self.tracer.span("round"):
+                                gateway.pass_on(await self._round(session))
         finally:
             del self._sessions[session.id]
             await self._speculation.release(session)
-        _log_end(session, time.perf_counter() - started)
+        if session.matcher is not None and session.matcher.failure is not None:
+            text = f"the text cannot go on within its grammar: {session.matcher.failure}"
+            return Failed(request.request_id, "grammar_failed", text)
+        tell_generation(self.name, session)
+        _log_end(session, time.perf_counter() - session.started)
         return Finished(
             request.request_id, session.num_output_tokens, session.reason, session.report()
         )
 
-    async def _round(self, session: Session) -> list[int]:
+    async def _round(self, session: Session) -> Emitted:
         """A draft, and the target's pass over it: the tokens that come of it."""
         began = time.perf_counter()
-        draft = await self._speculation.draft(session, self._engine.way, self._engine.price)
+        length = self._speculation.length(session)
+        draft = await self._draft(session, length)
         drafted = time.perf_counter()
         verified = await self._engine.verify(session, draft.tokens, draft.survival)
-        emitted = session.emit(verified.tokens)
+        tokens = session.emit(verified.tokens)
         times = _times(draft, drafted - began, verified, time.perf_counter() - began)
-        session.settle(verified.draft, draft.votes, emitted, verified.took, times)
-        return emitted
+        rounds = []
+        if session.request.is_traced:
+            rounds.append(
+                session.trace(
+                    length if draft.votes else 0,
+                    verified.draft,
+                    draft.votes,
+                    tokens,
+                    verified.took,
+                    times,
+                    began,
+                )
+            )
+        session.settle(verified.draft, draft.votes, tokens, verified.took, times)
+        tell_round(self.tracer, session, verified, len(tokens), times)
+        return Emitted(tokens, verified.logprobs[: len(tokens)], rounds)
 
-    def _check(self, request: GenerateRequest) -> None:
-        manifest = self._decoder.manifest
-        if not request.prompt:
-            raise InvalidRequestError("the prompt is empty; at least one token is needed", "prompt")
-        if request.max_tokens < 1:
-            raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
-        wanted = len(request.prompt) + request.max_tokens
-        if wanted > manifest.max_context:
-            raise InvalidRequestError(
-                f"prompt of {len(request.prompt)} and max_tokens of {request.max_tokens} exceed "
-                f"the context of {manifest.max_context} tokens",
-                "max_tokens",
-            )
-        named = [*request.prompt, *request.sampling.logit_bias]
-        if min(named) < 0 or max(named) >= manifest.vocab_size:
-            raise InvalidRequestError(
-                f"token ids must lie within 0 and {manifest.vocab_size - 1}", "prompt"
-            )
+    async def _draft(self, session: Session, length: int) -> Draft:
+        """What the target is to verify: the drafters' winner, within the request's grammar; or
+        what the grammar forces, which nobody has to draft."""
+        matcher, speculation = session.matcher, self._speculation
+        if matcher is None:
+            return await speculation.draft(session, self._engine.way, self._engine.price)
+        draft = speculation.no_draft(session)
+        if length == 0 or not matcher.forced():
+            draft = await speculation.draft(session, self._engine.way, self._engine.price)
+        return within(matcher, draft, length)
+
+    async def _matcher(self, request: GenerateRequest) -> Matcher | None:
+        if request.grammar is None:
+            return None
+        return await asyncio.to_thread(self._grammars.read, request.grammar)
 
     async def _receive(self, message: object) -> None:
         match message:
@@ -189,6 +209,16 @@ class VerifierService(Service):
                 if now - last_seen[session.request.reply_to] > self._config.orphan_s:
                     self._cancelled[session.request.request_id] = None
             await asyncio.sleep(self.bus_config.lease_s / 3)
+
+    def _show(self) -> None:
+        """Metrics of what is in work, which are read when they are asked for."""
+        sessions, num_slots = self._sessions, self._config.max_batch
+        num_places = num_slots * self._decoder.manifest.max_context
+        metrics.REQUESTS_CAPACITY.set(num_slots)
+        metrics.REQUESTS_RUNNING.labels(self.name).set_function(lambda: len(sessions))
+        metrics.KV_CACHE_USAGE.labels(self.name).set_function(
+            lambda: sum(session.num_cached for session in sessions.values()) / num_places
+        )
 
     def _test_rows(self) -> None:
         result = check_rows(self._decoder)

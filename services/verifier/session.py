@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from shared.messages import (
-    DrafterReport,
-    GenerateRequest,
-    GenerationReport,
-    Outcome,
-    Times,
-    Vote,
-)
+from services.verifier.acceptance import Rules
+from services.verifier.grammar import Matcher
+from shared.generation import RoundTrace, RoundVote, Times
+from shared.messages import DrafterReport, GenerateRequest, GenerationReport, Outcome, Vote
 from shared.tokens import common_length
 
 
@@ -48,6 +45,9 @@ class Session:
 
     request: GenerateRequest
     speculation_length: int
+    matcher: Matcher | None = None
+    """Where it is in its grammar, if it has one."""
+    started: float = field(default_factory=time.perf_counter)
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     tokens: list[int] = field(default_factory=list)
     num_cached: int = 0
@@ -96,7 +96,7 @@ class Session:
         emitted: list[int] = []
         for token in tokens:
             emitted.append(token)
-            if token in self.request.stop_tokens:
+            if token in self.request.stop_tokens or self._completes(token):
                 self.reason = "stop"
                 break
             if len(emitted) == self.num_remaining_tokens:
@@ -104,6 +104,42 @@ class Session:
                 break
         self.tokens += emitted
         return emitted
+
+    def _completes(self, token: int) -> bool:
+        """Whether it brings the grammar, which takes it in, to its end."""
+        if self.matcher is None:
+            return False
+        self.matcher.advance(token)
+        return self.matcher.is_complete
+
+    def rules(self, draft: Sequence[int]) -> Rules:
+        """What may be drawn at the places of a draft. Computes masks: not for the event loop."""
+        allowed = self.matcher.allowed(draft) if self.matcher is not None else ()
+        return Rules(self.request.stop_tokens, self.request.min_tokens, allowed)
+
+    def trace(
+        self,
+        length: int,
+        draft: Sequence[int],
+        votes: Sequence[Vote],
+        emitted: Sequence[int],
+        took: Took,
+        times: Times,
+        began: float,
+    ) -> RoundTrace:
+        """The round that these make, before it is settled; `began` by `time.perf_counter`."""
+        return RoundTrace(
+            self.round,
+            self.num_output_tokens - len(emitted),
+            len(emitted),
+            length,
+            list(draft),
+            common_length(draft, emitted),
+            [RoundVote(vote.drafter, vote.tokens, vote.weight) for vote in votes],
+            began - self.started,
+            took.num_running,
+            times,
+        )
 
     def settle(
         self,

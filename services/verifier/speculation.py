@@ -55,13 +55,15 @@ class Speculation:
     async def draft(self, session: Session, way: Way, price: float) -> Draft:
         """The draft of the session's round; an empty one if there is none to be had in time.
         `price` is the probability of acceptance from which on a token pays."""
-        nothing = Draft(session.id, session.round, [], [], session.speculation_length, 0.0, 0.0, [])
-        if way.drafters == "none":
+        nothing = self.no_draft(session)
+        steering = session.request.steering
+        wanted = way.drafters if steering.length is None else "all"
+        if wanted == "none" or steering.length == 0:
             return nothing
-        length = min(session.speculation_length, self._max_length, session.num_remaining_tokens - 1)
+        length = self.length(session)
         voters = self._registry.live("voter")
-        drafters = self._choose_drafters(session, way.drafters)
-        # A last token needs no draft; without drafters or a voter there is none to be had.
+        drafters = self._choose_drafters(session, wanted)
+        # Without drafters or a voter there is none to be had.
         if not (voters and drafters and self._max_length and session.num_remaining_tokens > 1):
             return nothing
         if length == 0 and session.round < session.next_plain_report:
@@ -91,7 +93,21 @@ class Speculation:
         for drafter in drafters:
             if drafter.name in unsynced:
                 session.num_sent.pop(drafter.inbox, None)
-        return self._bounded(draft, length)
+        bounded = self._bounded(draft, length)
+        # A length that the request fixed is verified whole, whatever it costs.
+        return bounded if steering.length is None else replace(bounded, survival=[])
+
+    def no_draft(self, session: Session) -> Draft:
+        """Of the session's round."""
+        return Draft(session.id, session.round, [], [], session.speculation_length, 0.0, 0.0, [])
+
+    def length(self, session: Session) -> int:
+        """How many tokens the session's round asks for: what the voter last said, or the request
+        itself says. A last token needs no draft."""
+        steering = session.request.steering
+        wanted = session.speculation_length if steering.length is None else steering.length
+        most = self._max_length if steering.max_length is None else steering.max_length
+        return max(0, min(wanted, most, self._max_length, session.num_remaining_tokens - 1))
 
     def deliver(self, draft: Draft) -> None:
         """Takes a draft from the inbox; a late one still carries the next length."""
@@ -127,6 +143,8 @@ class Speculation:
     def _choose_drafters(self, session: Session, wanted: Drafters) -> list[Instance]:
         """One instance of each draft model."""
         live = self._registry.live("drafter")
+        if (chosen := session.request.steering.drafters) is not None:
+            live = [instance for instance in live if instance.name in chosen]
         looking_up = [instance for instance in live if instance.attributes.get("kind") == "lookup"]
         if wanted == "needed" and session.per_round:
             _, num_accepted = session.per_round[-1]
@@ -165,6 +183,7 @@ class Speculation:
                 voter=voter.inbox,
                 reply_to=self._inbox,
                 outcome=session.outcome,
+                vote=session.request.steering.vote,
             )
             await self._bus.send(group, request)
         session.outcome = None

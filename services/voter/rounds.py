@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from services.voter import metrics
 from services.voter.estimator import FIRST_EASE, Opinion, ease_after
 from shared.messages import DraftRequest, Proposal, Release
+from shared.tracing import UNTRACED, Span
 
 MAX_EARLY = 1024
 MAX_TOKEN = 1 << 31
@@ -31,6 +32,10 @@ class Round:
     """Share of its drafts that the request had accepted lately."""
     silent: set[str] = field(default_factory=set)
     """Drafters that were waited for in vain, and have said nothing about the request since."""
+    span: Span = UNTRACED
+    """The verifier's round, where it is traced."""
+    opened_at: float = 0.0
+    """By `time.perf_counter`."""
 
     @property
     def is_closed(self) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from services.voter import metrics
 from services.voter.config import VoterConfig
@@ -24,8 +25,16 @@ from shared.errors import BusError
 from shared.messages import Draft, DraftRequest, Outcome, Proposal, Release, Vote
 from shared.runner import Part
 from shared.service import Service, background
+from shared.tracing import Value, current
 
 logger = logging.getLogger(__name__)
+
+WALKS: dict[str, Literal["learned", "greedy", "heaviest-path"]] = {
+    "learned": "learned",
+    "greedy": "greedy",
+    "heaviest-path": "heaviest-path",
+}
+"""Those that a request may ask for."""
 
 
 class VoterService(Service):
@@ -76,6 +85,7 @@ class VoterService(Service):
         if opened is None:
             metrics.STALE_REQUESTS.inc()
             return
+        opened.span, opened.opened_at = current(), time.perf_counter()
         if last is not None:
             self._settle(last, request.start, request.tokens, request.outcome)
             opened.ease = last.ease
@@ -133,15 +143,30 @@ class VoterService(Service):
             votes,
         )
         self._outbound.put_nowait((request.reply_to, draft))
+        if opened.span.traceparent is not None:
+            self._trace(opened, draft, closed_by)
+
+    def _trace(self, opened: Round, draft: Draft, closed_by: str) -> None:
+        """From the request for a draft to the draft: most of it is waiting for proposals."""
+        told: dict[str, Value] = {
+            "quorum.round": draft.round,
+            "quorum.closed_by": closed_by,
+            "quorum.voters": [vote.drafter for vote in draft.votes],
+            "quorum.num_draft_tokens": len(draft.tokens),
+            "quorum.vote_s": draft.vote_s,
+        }
+        ended = time.perf_counter()
+        self.tracer.record("vote", opened.span, opened.opened_at, ended, told)
 
     def _merge(self, opened: Round, votes: Sequence[Vote]) -> tuple[list[int], list[float]]:
         """The draft, and the chance of each of its tokens."""
         estimator = self._estimator_of(opened.request.target)
         length = opened.request.speculation_length
-        if self._config.walk == "learned":
+        walk = WALKS.get(opened.request.vote or "", self._config.walk)
+        if walk == "learned":
             return estimator.draft(opened.opinions, opened.ease, length)
         ballots = [Ballot(vote.tokens, vote.weight) for vote in votes]
-        tokens = merge(ballots, self._config.walk, length)
+        tokens = merge(ballots, walk, length)
         return tokens, estimator.follow(tokens, opened.opinions, opened.ease)
 
     def _release(self, release: Release) -> None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from shared.bus.base import Backlog, Bus, Delivery, Follower, Instance, Subscription
+from shared.bus.base import Backlog, Bus, DeadLetter, Delivery, Follower, Instance, Subscription
 from shared.config import BusConfig
 
-__all__ = ["Backlog", "Bus", "Delivery", "Follower", "Instance", "Subscription", "connect"]
+__all__ = [
+    "Backlog",
+    "Bus",
+    "DeadLetter",
+    "Delivery",
+    "Follower",
+    "Instance",
+    "Subscription",
+    "connect",
+]
 
 
 def connect(config: BusConfig) -> Bus:

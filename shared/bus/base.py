@@ -43,13 +43,30 @@ class Backlog:
     age_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was put aside, as bytes, since it may be malformed. The id is unique within
+    its topic; `buried` is a time of the bus's clock."""
+
+    topic: str
+    letter_id: str
+    buried: float
+    reason: str
+    data: bytes
+
+
 class Delivery(ABC, Generic[M]):
     """One message in the hands of one consumer, whose lease the bus renews while it is held."""
 
     message: M
+    topic: str
     num_deliveries: int
     lost: asyncio.Event
     """Set once the lease ran out and another consumer may hold the message."""
+    trace: str | None
+    """The traceparent of whoever published it (shared/tracing.py)."""
+    waited_s: float
+    """Since it was published until it was handed out, by the bus's clock."""
 
     @abstractmethod
     async def answer(self, inbox: str, message: object) -> bool:
@@ -100,10 +117,13 @@ class Bus(ABC):
         """Appends to a topic. When it returns, the message will be delivered at least once."""
 
     @abstractmethod
-    def subscribe(self, topic: Topic[M]) -> AbstractAsyncContextManager[Subscription[M]]:
+    def subscribe(
+        self, topic: Topic[M], low: Topic[M] | None = None
+    ) -> AbstractAsyncContextManager[Subscription[M]]:
         """Joins the topic's group, which starts at the topic's beginning. On leaving, messages
         that are neither acknowledged nor handed back stay pending until their lease runs out, as
-        after a crash."""
+        after a crash. With `low`, a topic of the same group, whatever is in `topic` comes before
+        what is in that, but for one message in turns.LOW_TURN."""
 
     @abstractmethod
     async def backlog(self, topic: Topic[M]) -> Backlog:
@@ -112,6 +132,16 @@ class Bus(ABC):
     async def lag(self, topic: Topic[M]) -> int:
         """How many messages no consumer has been handed yet."""
         return (await self.backlog(topic)).num_messages
+
+    @abstractmethod
+    def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        """What was put aside of all topics, topic by topic, oldest first."""
+
+    @abstractmethod
+    async def revive(self, letter: DeadLetter, data: bytes) -> bool:
+        """Appends the bytes to the letter's topic and forgets the letter, in one step, so that of
+        all who try one does. False if it is not there any more. Raises BusError for a full topic,
+        which leaves the letter where it is."""
 
     @abstractmethod
     async def record(self, journal: str, message: object) -> None:
@@ -129,7 +159,8 @@ class Bus(ABC):
     @abstractmethod
     def receive(self, inbox: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
         """Creates the inbox and yields its messages in order; removes it on leaving. Malformed
-        messages are counted and dropped."""
+        messages are counted and dropped. Whoever has taken a message works within its sender's
+        trace (`tracing.current`) until it takes the next."""
 
     @abstractmethod
     async def announce(self, instances: Iterable[Instance], lease_s: float) -> list[Instance]:

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import TypeVar
 
-from shared.bus import metrics
-from shared.bus.base import Backlog, Bus, Follower, Instance, Subscription
+from shared.bus import metrics, redis_dead_letters
+from shared.bus.base import Backlog, Bus, DeadLetter, Follower, Instance, Subscription
 from shared.bus.redis_client import (
     ANNOUNCE,
     BACKLOG,
@@ -83,8 +83,11 @@ class RedisBus(Bus):
             await follower.leave()
 
     @asynccontextmanager
-    async def subscribe(self, topic: Topic[M]) -> AsyncIterator[Subscription[M]]:
-        subscription = RedisSubscription(self._client, topic)
+    async def subscribe(
+        self, topic: Topic[M], low: Topic[M] | None = None
+    ) -> AsyncIterator[Subscription[M]]:
+        topics = [topic] if low is None else [topic, low]
+        subscription = RedisSubscription(self._client, topics, self.now)
         renewal = asyncio.create_task(subscription.renew())
         try:
             yield subscription
@@ -99,6 +102,13 @@ class RedisBus(Bus):
         assert isinstance(answer, list)
         num_messages, age_ms = answer
         return Backlog(num_messages, age_ms / 1000)
+
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        async for letter in redis_dead_letters.dead_letters(self._client):
+            yield letter
+
+    async def revive(self, letter: DeadLetter, data: bytes) -> bool:
+        return await redis_dead_letters.revive(self._client, letter, data)
 
     async def send(self, inboxes: Iterable[str], message: object) -> None:
         await self.send_bytes(inboxes, encode(message))

@@ -131,12 +131,20 @@ return lost
 Entry = tuple[bytes, dict[bytes, bytes]]
 
 
-def read_entries(answer: object) -> list[Entry]:
-    """The entries in an answer to a read of one stream, in either protocol's shape."""
+def read_streams(answer: object) -> list[tuple[str, Entry]]:
+    """The entries in an answer to a read, each with its stream's key, in either protocol's
+    shape."""
     if isinstance(answer, dict):
-        return [entry for chunks in answer.values() for chunk in chunks for entry in chunk]
-    assert isinstance(answer, list | None)
-    return [entry for _, entries in answer or () for entry in entries]
+        streams = [(key, entry) for key, chunks in answer.items() for c in chunks for entry in c]
+    else:
+        assert isinstance(answer, list | None)
+        streams = [(key, entry) for key, entries in answer or () for entry in entries]
+    return [(key.decode(), entry) for key, entry in streams]
+
+
+def read_entries(answer: object) -> list[Entry]:
+    """Likewise, of one stream."""
+    return [entry for _, entry in read_streams(answer)]
 
 
 @dataclass(frozen=True, slots=True)

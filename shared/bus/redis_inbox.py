@@ -15,8 +15,9 @@ from redis.exceptions import ResponseError
 
 from shared.bus import metrics
 from shared.bus.redis_client import BLOCK_MS, FIELD, PARTING_S, Entry, RedisClient, read_entries
-from shared.codec import decode
+from shared.codec import decode_traced
 from shared.errors import BusError, MessageError
+from shared.tracing import resume
 
 logger = logging.getLogger(__name__)
 UPKEEP_S = 1.0
@@ -65,11 +66,12 @@ class RedisInbox:
             for entry, fields in await self._client.call_forever(self._read):
                 self._last = entry
                 try:
-                    message = decode(fields.get(FIELD, b""))
+                    message, trace = decode_traced(fields.get(FIELD, b""))
                 except MessageError as error:
                     metrics.MALFORMED.inc()
                     logger.warning("inbox message dropped: %s", error)
                     continue
+                resume(trace)
                 yield message
 
     async def remove(self) -> None:

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shared.messages import Sampling
+from shared.generation import Sampling
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.int64]
 BitArray = npt.NDArray[np.uint64]
+BoolArray = npt.NDArray[np.bool_]
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -32,18 +33,26 @@ _CONTENDERS = 8.0
 @dataclass(frozen=True, slots=True)
 class Place:
     """What a draw depends on beside the logits: the request's parameters, and the tokens before,
-    which are the first `position` of `tokens`."""
+    which are the first `position` of `tokens`. Where there is a set of `allowed` tokens [V], no
+    other is drawn, and none that is banned."""
 
     sampling: Sampling
     tokens: Sequence[int]
     position: int
     num_prompt_tokens: int
+    allowed: BoolArray | None = None
+    banned: Sequence[int] = ()
+
+    @property
+    def is_argmax(self) -> bool:
+        """Whether the draw is the token of the largest logit, as it is."""
+        return self.sampling.is_argmax and self.allowed is None and not self.banned
 
 
 def draw(logits: FloatArray, places: Sequence[Place]) -> IntArray:
     """Tokens [N], one for each place, given logits [N, V].
 
-    Order: logit bias, penalties, then greedy, or temperature, min-p, top-k, top-p. Presence and
+    Order: what may not be drawn, logit bias, penalties, then greedy, or temperature, min-p, top-k, top-p. Presence and
     frequency penalties count generated tokens, the repetition penalty prompt tokens too. Ties go
     to the lowest token id. Each row is drawn as if it were alone.
     """
@@ -73,7 +82,7 @@ def draw_with_margins(logits: FloatArray, places: Sequence[Place]) -> tuple[IntA
 
 def _not_argmax(places: Sequence[Place]) -> list[int]:
     """Rows that need more than their logits: copies of all in 64 bits are most of a greedy draw."""
-    return [row for row, place in enumerate(places) if not place.sampling.is_argmax]
+    return [row for row, place in enumerate(places) if not place.is_argmax]
 
 
 def perturbed(logits: FloatArray, places: Sequence[Place]) -> FloatArray:
@@ -162,8 +171,11 @@ def _filters(sampling: Sampling) -> bool:
 
 
 def _adjust(scores: FloatArray, place: Place) -> None:
-    """Bias and penalties, on the scores [V] themselves."""
+    """What may not be drawn, bias and penalties, on the scores [V] themselves."""
     sampling = place.sampling
+    if place.allowed is not None:
+        scores[~place.allowed] = -np.inf
+    scores[list(place.banned)] = -np.inf
     for token, bias in sampling.logit_bias.items():
         scores[token] += bias
     if sampling.repetition_penalty != 1.0:

@@ -22,9 +22,9 @@ VOTER_PAGE = """\
 process_cpu_seconds_total 3.5
 """
 SLOTS = """\
-# HELP num_requests_running Requests that hold a cache slot
-# TYPE num_requests_running gauge
-num_requests_running 12.0
+# HELP vllm:num_requests_running Requests that hold a cache slot
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{model_name="quorum-6m"} 12.0
 # HELP num_requests_capacity Cache slots: the most that can run
 # TYPE num_requests_capacity gauge
 num_requests_capacity 16.0

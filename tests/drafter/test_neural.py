@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from services.drafter.model import NOTHING, Want
 from services.drafter.neural import NeuralModel
+from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
-from shared.messages import Sampling
 from tests.system import decode_plainly
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 

@@ -14,7 +14,8 @@ from services.drafter.service import build
 from shared.bus import Bus
 from shared.config import BusConfig
 from shared.errors import ConfigError
-from shared.messages import Cancel, DraftRequest, Proposal, Release, Sampling
+from shared.generation import Sampling
+from shared.messages import Cancel, DraftRequest, Proposal, Release
 from shared.service import Service
 from tests.system import running
 from tests.toy import VOCAB_SIZE, write_toy

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.thorough, pytest.mark.timeout(300)]
 
 MORE = {"gateway": 3, "verifier": 3, "voter": 3, "recommender": 3, "drafter-small": 3}
 WORK = {
-    "gateway": "e2e_request_latency_seconds_count",
+    "gateway": "vllm:e2e_request_latency_seconds_count",
     "verifier": "forward_pass_seconds_count",
     "voter": "vote_rounds_total",
     "recommender": "scoring_requests_count",

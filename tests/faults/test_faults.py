@@ -20,8 +20,9 @@ from redis.asyncio import Redis
 from shared.bus import Bus, Instance, connect
 from shared.bus.redis import RedisBus
 from shared.config import BusConfig
+from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
-from shared.messages import DraftRequest, Finished, Proposal, Sampling
+from shared.messages import DraftRequest, Finished, Proposal
 from shared.topics import generate_requests
 from tests.processes import Fleet, Process, fleet
 from tests.redis_server import RedisServer

@@ -18,6 +18,7 @@ from services.gateway.text import TextModel
 from shared.bus import connect
 from shared.bus.base import Bus
 from shared.config import BusConfig
+from shared.generation import Times
 from shared.lm.manifest import FORMAT, Manifest
 from shared.messages import (
     Cancel,
@@ -26,7 +27,6 @@ from shared.messages import (
     Finished,
     GenerateRequest,
     GenerationReport,
-    Times,
     Tokens,
 )
 from shared.service import Service, Terminal, background
@@ -66,7 +66,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     Manifest(
         FORMAT, MODEL, "Talker", "fp32", "in-place", 1, 1, 1, 4,
-        tokenizer.get_vocab_size(), 256, [1], {},
+        tokenizer.get_vocab_size(), 1024, [1], {},
     ).save(folder)  # fmt: skip
     return folder
 

@@ -21,7 +21,7 @@ async def test_a_prompt_is_tokenized_as_it_is_generated_from(stage: Stage) -> No
     status, body, _ = await stage.post("/tokenize", {"prompt": "naïve café", "model": MODEL})
     assert status == 200
     assert body["tokens"] == stage.text.encode("naïve café")
-    assert (body["count"], body["max_model_len"]) == (len(body["tokens"]), 256)
+    assert (body["count"], body["max_model_len"]) == (len(body["tokens"]), 1024)
     assert body["token_strs"] is None
     await stage.post("/v1/completions", {"prompt": "naïve café"})
     assert stage.verifier.requests[0].prompt == body["tokens"]
@@ -83,7 +83,7 @@ async def test_info_tells_model_instances_and_limits(stage: Stage) -> None:
     assert body["version"] == VERSION
     assert body["model"] == {
         "id": MODEL,
-        "max_model_len": 256,
+        "max_model_len": 1024,
         "vocab_size": stage.text.manifest.vocab_size,
         "eos_token_ids": [1],
         "has_chat_template": True,

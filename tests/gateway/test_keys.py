@@ -54,7 +54,15 @@ async def test_only_health_is_open(stage: Stage) -> None:
     for path in ("/health/live", "/health/ready", "/v2/health/live"):
         async with stage.http.get(stage.url + path) as response:
             assert response.status == 200, path
-    for path in ("/metrics", "/v1/models", "/v1/info", "/v2", "/nothing", "/health/live/../../v1"):
+    for path in (
+        "/metrics",
+        "/v1/models",
+        "/v1/info",
+        "/v1/status",
+        "/v2",
+        "/nothing",
+        "/health/live/../../v1",
+    ):
         async with stage.http.get(stage.url + path) as response:
             assert response.status == 401, path
             assert response.headers["WWW-Authenticate"] == "Bearer"

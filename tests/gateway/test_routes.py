@@ -301,12 +301,12 @@ async def test_health_models_and_metrics_answer(stage: Stage) -> None:
     async with stage.http.get(stage.url + "/v1/models") as models:
         (entry,) = (await models.json())["data"]
         assert entry["id"] == MODEL
-        assert entry["max_model_len"] == 256
+        assert entry["max_model_len"] == 1024
     await stage.post(COMPLETIONS, {"prompt": "x"})
     async with stage.http.get(stage.url + "/metrics") as metrics:
         text = await metrics.text()
-    assert 'spec_decode_num_accepted_tokens_total{model_name="talker"}' in text
-    assert "time_to_first_token_seconds_bucket" in text
+    assert 'vllm:spec_decode_num_accepted_tokens_total{model_name="talker"}' in text
+    assert "vllm:time_to_first_token_seconds_bucket" in text
 
 
 async def test_a_failed_request_is_a_500_without_details(stage: Stage) -> None:

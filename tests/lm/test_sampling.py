@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from shared.generation import Sampling
 from shared.lm.sampling import Place, draw, draw_with_margins, gumbel, survivors
-from shared.messages import Sampling
 
 NUM_DRAWS = 50_000
 LOGITS = np.random.default_rng(7).normal(0, 2, 40).astype(np.float32)

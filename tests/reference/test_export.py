@@ -14,9 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from services.verifier.export import export, main
 from services.verifier.precision import PRECISIONS
 from shared.errors import ModelError
+from shared.generation import Sampling
 from shared.lm.decoder import Decoder, Row, load_decoder
 from shared.lm.self_test import check_rows
-from shared.messages import Sampling
 from tests.system import decode_plainly
 
 torch = pytest.importorskip("torch")

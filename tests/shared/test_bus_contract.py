@@ -12,10 +12,21 @@ import msgpack
 import pytest
 from redis.asyncio import Redis
 
-from shared.bus import Backlog, Bus, Delivery, Follower, Instance, Subscription, connect
+from shared.bus import (
+    Backlog,
+    Bus,
+    DeadLetter,
+    Delivery,
+    Follower,
+    Instance,
+    Subscription,
+    connect,
+)
 from shared.bus.memory import MemoryBus
 from shared.bus.redis import RedisBus
 from shared.bus.redis_client import RedisClient
+from shared.bus.redis_topic import RedisSubscription
+from shared.bus.turns import LOW_TURN
 from shared.codec import MAX_MESSAGE_BYTES, encode
 from shared.config import BusConfig
 from shared.errors import BusError, OversizeError
@@ -84,12 +95,7 @@ async def put_raw(bus: Bus, data: bytes) -> None:
 
 
 async def dead_letters(bus: Bus) -> list[tuple[bytes, str]]:
-    if isinstance(bus, MemoryBus):
-        return list(bus.log(TOPIC.name).dead)
-    assert isinstance(bus, RedisBus)
-    async with raw(bus) as client:
-        entries = await client.xrange(f"{{{bus.config.key_prefix}}}:dead:{TOPIC.name}")
-    return [(fields[b"m"], fields[b"reason"].decode()) for _, fields in entries]
+    return [(letter.data, letter.reason) async for letter in bus.dead_letters()]
 
 
 async def stored(bus: Bus) -> int:
@@ -321,6 +327,54 @@ async def test_a_malformed_message_is_put_aside_and_stops_nobody(
     assert await stored(bus) == 0
 
 
+async def bury(bus: Bus, *messages: RecommendRequest) -> list[DeadLetter]:
+    """Puts the messages aside, one after the other."""
+    for message in messages:
+        await bus.publish(TOPIC, message)
+    async with bus.subscribe(TOPIC) as subscription:
+        for message in messages:
+            delivery = await soon(subscription)
+            await delivery.bury(f"no. {message.request_id}")
+            await delivery.ack()
+    return [letter async for letter in bus.dead_letters()]
+
+
+async def test_dead_letters_are_told_in_order_with_when_and_why(bus: Bus) -> None:
+    assert [letter async for letter in bus.dead_letters()] == []
+    before = bus.now() - 5
+    letters = await bury(bus, *map(request, range(40)))
+    assert [letter.data for letter in letters] == [encode(request(n)) for n in range(40)]
+    assert [letter.reason for letter in letters] == [f"no. {n}" for n in range(40)]
+    assert {letter.topic for letter in letters} == {TOPIC.name}
+    assert len({letter.letter_id for letter in letters}) == 40
+    assert all(before < letter.buried < before + 60 for letter in letters)
+
+
+async def test_of_all_who_revive_a_letter_one_does(bus: Bus, other: Bus) -> None:
+    first, second = await bury(bus, request(1), request(2))
+    done = await asyncio.gather(
+        *(b.revive(first, encode(request(3))) for b in (bus, other) for _ in range(5))
+    )
+    assert sorted(done) == [False] * 9 + [True]
+    assert [letter async for letter in other.dead_letters()] == [second]
+    assert await stored(bus) == 1
+    async with bus.subscribe(TOPIC) as subscription:
+        delivery = await soon(subscription)
+        assert (delivery.message, delivery.num_deliveries) == (request(3), 1)
+        await delivery.ack()
+
+
+async def test_a_full_topic_leaves_the_letter_where_it_is(bus_config: BusConfig) -> None:
+    bus = connect(bus_config.model_copy(update={"max_topic_messages": 1}))
+    (letter,) = await bury(bus, request(1))
+    await bus.publish(TOPIC, request(2))
+    with pytest.raises(BusError, match="topic work holds its 1 messages already"):
+        await bus.revive(letter, letter.data)
+    assert [letter async for letter in bus.dead_letters()] == [letter]
+    assert await stored(bus) == 1
+    await bus.close()
+
+
 async def test_an_oversize_message_is_refused_at_the_sender(bus: Bus) -> None:
     with pytest.raises(OversizeError, match="the limit is"):
         await bus.publish(TOPIC, request(1, MAX_MESSAGE_BYTES))
@@ -505,3 +559,148 @@ async def test_a_reader_that_gives_up_waiting_misses_nothing(bus: Bus) -> None:
                 await asyncio.wait_for(follower.next(), 0.01)
             await bus.record("journal", request(number))
             assert await told(follower) == request(number)
+
+
+# Two topics by their rank.
+
+LOW = Topic("later", RecommendRequest, "workers")
+
+
+async def take(subscription: Subscription[RecommendRequest], count: int) -> list[str]:
+    """Takes and acknowledges; what came, in order."""
+    taken = []
+    for _ in range(count):
+        delivery = await soon(subscription)
+        taken.append(delivery.message.request_id)
+        await delivery.ack()
+    return taken
+
+
+async def test_what_is_low_comes_after_the_other_but_for_its_turn(bus: Bus) -> None:
+    for number in range(3):
+        await bus.publish(LOW, request(number))
+    for number in range(100, 100 + 2 * LOW_TURN):
+        await bus.publish(TOPIC, request(number))
+    async with bus.subscribe(TOPIC, LOW) as subscription:
+        taken = await take(subscription, 2 * LOW_TURN + 3)
+    assert [place for place, name in enumerate(taken, 1) if int(name) < 100] == [
+        LOW_TURN,
+        2 * LOW_TURN,
+        2 * LOW_TURN + 3,
+    ]
+    high = [int(name) for name in taken if int(name) >= 100]
+    assert high == sorted(high)
+    assert await stored(bus) == await bus.lag(LOW) == 0
+
+
+async def test_what_is_low_is_taken_at_once_when_there_is_nothing_else(bus: Bus) -> None:
+    async with bus.subscribe(TOPIC, LOW) as subscription:
+        for topic, number in ((LOW, 1), (TOPIC, 2), (LOW, 3), (LOW, 4)):
+            waiting = asyncio.create_task(subscription.next())
+            await asyncio.sleep(0)
+            await bus.publish(topic, request(number))
+            delivery = await asyncio.wait_for(waiting, 5)
+            assert (delivery.message, delivery.topic) == (request(number), topic.name)
+            assert delivery.num_deliveries == 1
+            await delivery.ack()
+
+
+async def test_of_two_topics_too_nothing_is_fetched_ahead_of_demand(bus: Bus) -> None:
+    for number in range(3):
+        await bus.publish(TOPIC, request(number))
+        await bus.publish(LOW, request(number))
+    async with bus.subscribe(TOPIC, LOW) as subscription:
+        await soon(subscription)
+        assert (await bus.lag(TOPIC), await bus.lag(LOW)) == (2, 3)
+
+
+@pytest.mark.parametrize("topic", [TOPIC, LOW], ids=["high", "low"])
+async def test_a_dead_consumers_messages_of_both_topics_are_taken_over(
+    bus: Bus, other: Bus, topic: Topic[RecommendRequest]
+) -> None:
+    await bus.publish(topic, request(1))
+    async with bus.subscribe(TOPIC, LOW) as subscription:
+        assert (await soon(subscription)).message == request(1)
+    async with other.subscribe(TOPIC, LOW) as subscription:
+        delivery = await soon(subscription)
+        assert (delivery.message, delivery.num_deliveries) == (request(1), 2)
+        await delivery.ack()
+    assert await bus.lag(topic) == 0
+
+
+async def test_leases_of_both_topics_are_kept(bus: Bus, other: Bus, bus_config: BusConfig) -> None:
+    for topic in (TOPIC, LOW):
+        await bus.publish(topic, request(1))
+    async with bus.subscribe(TOPIC, LOW) as one, other.subscribe(TOPIC, LOW) as two:
+        held = [await soon(one), await soon(one)]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(two.next(), 3 * bus_config.delivery_lease_s)
+        for delivery in held:
+            assert not delivery.lost.is_set()
+            await delivery.ack()
+
+
+async def test_dead_letters_lie_beside_the_topic_that_they_came_from(bus: Bus) -> None:
+    for number, topic in enumerate((TOPIC, LOW)):
+        await bus.publish(topic, request(number))
+    async with bus.subscribe(TOPIC, LOW) as subscription:
+        for _ in range(2):
+            delivery = await soon(subscription)
+            await delivery.bury("no use")
+            await delivery.ack()
+    letters = {letter.topic: letter.data async for letter in bus.dead_letters()}
+    assert letters == {TOPIC.name: encode(request(0)), LOW.name: encode(request(1))}
+
+
+async def test_one_who_reads_one_topic_and_one_who_reads_both_share_it(
+    bus: Bus, other: Bus
+) -> None:
+    """As older and newer builds do, side by side."""
+    async with bus.subscribe(TOPIC) as old, other.subscribe(TOPIC, LOW) as new:
+        await bus.publish(LOW, request(0))
+        assert await take(new, 1) == ["0"]
+        for number in range(1, 5):
+            await bus.publish(TOPIC, request(number))
+        taken = [*await take(old, 2), *await take(new, 2)]
+        assert taken == ["1", "2", "3", "4"]
+
+
+async def test_what_comes_on_both_topics_at_once_is_handed_out_once_each(
+    bus: Bus, other: Bus
+) -> None:
+    """Where a server hands over both, one of them goes back, and is there for the next call."""
+    async with bus.subscribe(TOPIC, LOW) as subscription:
+        for number in range(30):
+            waiting = asyncio.create_task(subscription.next())
+            await asyncio.gather(
+                bus.publish(LOW, request(number)), other.publish(TOPIC, request(100 + number))
+            )
+            first = await asyncio.wait_for(waiting, 5)
+            second = await soon(subscription)
+            got = {d.message.request_id for d in (first, second)}
+            assert got == {str(number), str(100 + number)}
+            assert first.num_deliveries == second.num_deliveries == 1
+            await first.ack()
+            await second.ack()
+    assert await stored(bus) == await bus.lag(LOW) == 0
+
+
+async def test_what_a_server_hands_over_beside_something_else_goes_back_at_once(
+    bus: Bus, other: Bus
+) -> None:
+    """The read of one that waits finds both filled, since they were empty a moment ago."""
+    if not isinstance(bus, RedisBus):
+        pytest.skip("only a server hands over two")
+    async with bus.subscribe(TOPIC, LOW) as subscription, other.subscribe(TOPIC, LOW) as second:
+        assert isinstance(subscription, RedisSubscription)
+        for place in subscription._places:
+            await place.create_group()
+        for topic in (LOW, TOPIC):
+            await bus.publish(topic, request(1))
+        came = await subscription._new(subscription._places, 100)
+        assert came is not None
+        assert came[0].topic == TOPIC
+        delivery = await soon(second)
+        assert (delivery.topic, delivery.num_deliveries) == (LOW.name, 1)
+        await delivery.ack()
+        await came[0].forget(came[1].entry)

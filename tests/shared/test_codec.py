@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from shared.codec import MAX_MESSAGE_BYTES, SCHEMA_VERSION, decode, encode, pack, unpack
 from shared.errors import MalformedError, MessageError, OversizeError
-from shared.messages import MESSAGES, Cancel, Failed, GenerateRequest, Sampling, Scores
+from shared.generation import Sampling
+from shared.messages import MESSAGES, Cancel, Failed, GenerateRequest, Scores
 from shared.tensor_messages import ScoreRequest, Tensor
 
 INT64 = st.integers(-(2**63), 2**64 - 1)

@@ -22,7 +22,8 @@ from shared.bus import connect
 from shared.bus.memory import MemoryBus
 from shared.config import BusConfig
 from shared.errors import BusError
-from shared.messages import GenerateRequest, Sampling, Tokens
+from shared.generation import Sampling
+from shared.messages import GenerateRequest, Tokens
 from shared.runner import supervise
 from shared.service import Service, background
 from shared.topics import generate_requests

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.verifier.acceptance import Drafted, accept
+from shared.generation import Sampling
 from shared.lm.sampling import Place, draw
-from shared.messages import Sampling
 
 VOCABULARY = 6
 

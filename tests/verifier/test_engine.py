@@ -17,8 +17,9 @@ from services.verifier.pass_cost import PassCost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
 from shared.errors import ModelError
+from shared.generation import Sampling
 from shared.lm.decoder import Decoder, FloatArray, Row, load_decoder
-from shared.messages import GenerateRequest, Sampling
+from shared.messages import GenerateRequest
 from tests.system import decode_plainly
 from tests.toy import VOCAB_SIZE, write_toy
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
-from shared.messages import GenerateRequest, Sampling
+from shared.generation import Sampling
+from shared.messages import GenerateRequest
 
 BLOCK = 4
 TEXTS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40), min_size=1, max_size=20)

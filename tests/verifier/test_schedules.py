@@ -17,10 +17,11 @@ from services.verifier.engine import Engine
 from services.verifier.pass_cost import PassCost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
+from shared.generation import Sampling
 from shared.lm.decoder import FloatArray, Row
 from shared.lm.manifest import FORMAT, Manifest
 from shared.lm.sampling import Place, draw
-from shared.messages import GenerateRequest, Sampling
+from shared.messages import GenerateRequest
 
 NUM_SCHEDULES, PER_TEST = 10_000, 500
 VOCAB_SIZE, NUM_SLOTS, MAX_CONTEXT = 7, 4, 64

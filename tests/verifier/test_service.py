@@ -15,8 +15,9 @@ from services.verifier.config import VerifierConfig
 from services.verifier.service import VerifierService
 from shared.bus import Bus
 from shared.config import BusConfig
+from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
-from shared.messages import Cancel, Cancelled, Failed, Finished, GenerateRequest, Release, Sampling
+from shared.messages import Cancel, Cancelled, Failed, Finished, GenerateRequest, Release
 from shared.topics import generate_requests
 from tests.system import Answer, Client, decode_plainly, running
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy

@@ -14,7 +14,8 @@ from services.verifier.session import Session, Took
 from services.verifier.speculation import Speculation
 from shared.bus import Bus, Instance, connect
 from shared.config import BusConfig
-from shared.messages import Draft, DraftRequest, GenerateRequest, Release, Sampling, Times, Vote
+from shared.generation import Sampling, Times
+from shared.messages import Draft, DraftRequest, GenerateRequest, Release, Vote
 from shared.registry import Registry
 
 ALL = Way("all")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from services.voter.rounds import MAX_EARLY, RefusedError, Rounds
-from shared.messages import DraftRequest, Proposal, Release, Sampling
+from shared.generation import Sampling
+from shared.messages import DraftRequest, Proposal, Release
 
 
 def request(

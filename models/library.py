@@ -1,0 +1,292 @@
+"""The folder of language models that Quorum serves: adds to it, lists it, removes from it.
+
+A target and its draft models are exported and checked beside the folder's models, and moved among
+them together at the very end: whatever interrupts an addition, nothing of it stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from models import checks
+from services.verifier.export import export
+from shared.errors import ModelError
+from shared.lm.decoder import load_decoder
+from shared.lm.manifest import FILE_NAME, Manifest, load_manifest
+
+MODELS = Path("models")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
+"""Of a hub's repository: no weights as pickles, and no code."""
+STAGING, LOCK = ".adding-", "lock"
+PROBE_SLOTS = 4
+TRANSLATE_HINT = (
+    "With --translate, its tokens are mapped to the target's by their text; answers stay the same."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A model to add: a folder or a hub id, and the name that it is to have."""
+
+    source: str
+    name: str
+
+    @classmethod
+    def of(cls, source: str, name: str | None = None) -> Wanted:
+        """`source` may be NAME=SOURCE. Raises ModelError for what is no name of a model."""
+        given, is_named, rest = source.partition("=")
+        if is_named and name is None:
+            source, name = rest, given
+        name = Path(source).resolve().name if name is None else name
+        if not NAME.fullmatch(name):
+            raise ModelError(f"{name!r} is no name for a model: letters, digits, and . _ - within")
+        return cls(source, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What has been added. `agreement` is the share of the target's greedy tokens that a draft
+    model says as well, after a short prompt; `settings` are those that serve it all."""
+
+    target: Manifest
+    drafters: list[Manifest]
+    agreement: dict[str, float]
+    remarks: list[str]
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A language model of the folder. `shares_tokens_with` are the others with its tokenizer."""
+
+    manifest: Manifest
+    num_bytes: int
+    shares_tokens_with: list[str] = field(default_factory=list)
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def add(
+    source: str,
+    drafters: Sequence[str] = (),
+    out: Path = MODELS,
+    *,
+    name: str | None = None,
+    precision: str | None = None,
+    translate: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = to_stderr,
+) -> Added:
+    """Exports a target and draft models for it into `out`, checks them, and only then shows them.
+    `precision` None: that of an exported folder, else fp32. `force` replaces models of the same
+    names. Raises ModelError."""
+    target = Wanted.of(source, name)
+    wanted = [target, *(Wanted.of(drafter) for drafter in drafters)]
+    _require_room(wanted, out, force)
+    with _staging(out) as staging:
+        origins = [_origin(one, say) for one in wanted]
+        for origin, drafter in zip(origins[1:], wanted[1:], strict=True):
+            # Before the long work, where it can be seen already.
+            if not translate and all(
+                (o / checks.TOKENIZER).is_file() for o in (origins[0], origin)
+            ):
+                say(f"comparing the tokens of {drafter.name} with those of {target.name}")
+                checks.require_same_tokens(origins[0], origin, TRANSLATE_HINT)
+        folders = [
+            _export(one, origin, out, staging, precision, say)
+            for one, origin in zip(wanted, origins, strict=True)
+        ]
+        added = _check(folders, translate, say)
+        _show([folder for folder in folders if folder.parent == staging], out)
+    return replace(added, settings=_settings(wanted, out, translate))
+
+
+def remove(name: str, out: Path = MODELS) -> Manifest:
+    """Removes a model, at once and as a whole. Raises ModelError where there is no such one."""
+    folder = out / name
+    if not NAME.fullmatch(name) or not folder.is_dir():
+        known = ", ".join(entry.manifest.name for entry in list_models(out)) or "none"
+        raise ModelError(f"there is no model {name!r} in {out}; there is {known}")
+    manifest = load_manifest(folder, ())
+    with _staging(out) as staging:
+        folder.rename(staging / name)
+    return manifest
+
+
+def list_models(out: Path = MODELS) -> list[Entry]:
+    """The language models of a folder, by name."""
+    found = []
+    for file in sorted(out.glob(f"*/{FILE_NAME}")):
+        content = json.loads(file.read_text())
+        if isinstance(content, dict) and "max_context" in content:
+            size = sum(f.stat().st_size for f in file.parent.iterdir() if f.is_file())
+            found.append(Entry(load_manifest(file.parent, ()), size))
+    digests = {e.manifest.name: e.manifest.files.get(checks.TOKENIZER) for e in found}
+
+    def alike(name: str) -> list[str]:
+        own = digests[name]
+        return [other for other, digest in digests.items() if digest == own is not None != other]
+
+    return [
+        replace(e, shares_tokens_with=[n for n in alike(e.manifest.name) if n != e.manifest.name])
+        for e in found
+    ]
+
+
+def _require_room(wanted: Sequence[Wanted], out: Path, force: bool) -> None:
+    names = [one.name for one in wanted]
+    for one in wanted:
+        folder = out / one.name
+        if names.count(one.name) > 1:
+            raise ModelError(f"two models are to be named {one.name}; give one as NAME=SOURCE")
+        if not folder.exists() or _is_there(one, out):
+            continue
+        if not (folder / FILE_NAME).is_file():
+            raise ModelError(f"{folder} exists and is no model; choose another name")
+        if not force:
+            raise ModelError(f"{folder} exists; --force replaces it, --name chooses another name")
+
+
+def _is_there(one: Wanted, out: Path) -> bool:
+    """Whether it is a model of the folder already, to be used as it is."""
+    return (out / one.name).resolve() == Path(one.source).resolve()
+
+
+def _origin(one: Wanted, say: Callable[[str], None]) -> Path:
+    """The folder with the model's files; a hub's are brought here, as transformers does."""
+    folder = Path(one.source)
+    if folder.is_dir():
+        config = folder / "config.json"
+        if config.is_file() and "auto_map" in json.loads(config.read_text()):
+            raise ModelError(f"{folder} brings code of its own (auto_map), which is not run")
+        return folder
+    if folder.exists() or not HUB_ID.fullmatch(one.source):
+        raise ModelError(f"{one.source} is neither a folder nor a hub id")
+    say(f"fetching {one.source} from the hub")
+    try:
+        from huggingface_hub import snapshot_download
+
+        fetched = Path(snapshot_download(one.source, allow_patterns=list(WANTED)))
+    except ImportError as error:
+        raise ModelError(f"this needs the extra `export`: {error}") from error
+    except Exception as error:  # the client's errors have no base of their own
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(
+            f"{one.source} is no folder here, and could not be fetched from the hub: {reason}"
+        ) from error
+    return _origin(Wanted(str(fetched), one.name), say)
+
+
+def _export(
+    one: Wanted,
+    origin: Path,
+    out: Path,
+    staging: Path,
+    precision: str | None,
+    say: Callable[[str], None],
+) -> Path:
+    if _is_there(one, out):
+        say(f"{one.name} is there already")
+        load_manifest(origin)
+        return out / one.name
+    folder = staging / one.name
+    is_exported = (origin / FILE_NAME).is_file()
+    if is_exported and precision in (None, load_manifest(origin).precision):
+        say(f"copying {one.name} from {origin}")
+        manifest = load_manifest(origin)
+        folder.mkdir()
+        for file in manifest.files:
+            shutil.copy(origin / file, folder / file)
+        replace(manifest, name=one.name).save(folder)
+    else:
+        say(f"exporting {one.name} from {one.source}")
+        export(str(origin), folder, precision or "fp32")
+    return folder
+
+
+def _check(folders: Sequence[Path], translate: bool, say: Callable[[str], None]) -> Added:
+    """Everything that a service would stumble over later, and how well the models agree."""
+    manifests = [load_manifest(folder) for folder in folders]
+    target, *drafters = manifests
+    for folder, manifest in zip(folders, manifests, strict=True):
+        checks.require_tokens_within(folder, manifest)
+    remarks = list(checks.remarks_on_target(folders[0], target))
+    say(f"testing {target.name}")
+    threads = os.cpu_count() or 1
+    decoder = load_decoder(folders[0], max_slots=PROBE_SLOTS, num_threads=threads)
+    remarks += checks.remarks_on_rows(decoder)
+    prompt = checks.tokenizer(folders[0]).encode(checks.PROBE).ids
+    text = checks.probe(decoder, prompt)
+    agreement: dict[str, float] = {}
+    for folder, manifest in zip(folders[1:], drafters, strict=True):
+        say(f"testing {manifest.name}")
+        remarks += checks.remarks_on_drafter(manifest, target)
+        own = load_decoder(folder, max_slots=1, num_threads=threads)
+        try:
+            checks.require_same_tokens(folders[0], folder, TRANSLATE_HINT)
+        except ModelError:
+            if not translate:
+                raise
+            remarks.append(f"{manifest.name} has other tokens and is translated for")
+            continue
+        agreement[manifest.name] = checks.agreement(own, text, len(prompt))
+    return Added(target, drafters, agreement, remarks, {})
+
+
+def _settings(wanted: Sequence[Wanted], out: Path, translate: bool) -> dict[str, str]:
+    target, *drafters = (str(out / one.name) for one in wanted)
+    settings = {
+        "VERIFIER_MODEL": target,
+        "GATEWAY_MODEL": target,
+        "DRAFTER_MODELS": ",".join([*drafters, "ngram", "suffix"]),
+    }
+    return settings | ({"DRAFTER_TRANSLATE_FROM": target} if translate and drafters else {})
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A folder on the models' own file system, gone afterwards. Those that nobody works in any
+    more, because their process was killed, go as well."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob(f"{STAGING}*/{LOCK}"):
+        with old.open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(old.parent, ignore_errors=True)
+    with TemporaryDirectory(dir=out, prefix=STAGING) as name, (Path(name) / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
+
+
+def _show(folders: Sequence[Path], out: Path) -> None:
+    """Moves the folders to where they are found, all of them or none."""
+    moves: list[tuple[Path, Path]] = []
+    try:
+        for folder in folders:
+            final = out / folder.name
+            if final.exists():
+                before = folder.with_name(f".before-{folder.name}")
+                final.rename(before)
+                moves.append((final, before))
+            folder.rename(final)
+            moves.append((folder, final))
+    except BaseException:
+        for source, there in reversed(moves):
+            there.rename(source)
+        raise

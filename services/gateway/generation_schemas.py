@@ -1,0 +1,157 @@
+"""Schemas of what completions and chats answer with: OpenAI's shapes, and Quorum's own beside."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from services.gateway.response_schemas import Answer, Metrics, Seconds, Usage
+
+Reason = Literal["stop", "length"]
+
+
+class TraceToken(Answer):
+    token: int
+    text: str
+    """Empty for a piece of a character until that is complete."""
+
+
+class EmittedToken(TraceToken):
+    source: Literal["accepted", "corrected", "bonus", "plain"]
+    """Drafted; where a draft failed; after a whole draft; or without one."""
+    drafters: list[str]
+    """Those that proposed it, just here."""
+
+
+class TraceVote(Answer):
+    """What a drafter proposed."""
+
+    drafter: str
+    weight: float
+    tokens: list[TraceToken]
+    num_agreed: int
+
+
+class TraceRound(Answer):
+    """One round of drafting, voting and verifying."""
+
+    index: int
+    started_s: float
+    """Since the request was taken into work."""
+    length: int
+    """How many draft tokens were asked for."""
+    num_running: int
+    """Requests in work at the verifier."""
+    draft: list[TraceToken]
+    num_accepted: int
+    tokens: list[EmittedToken]
+    votes: list[TraceVote]
+    seconds: Seconds
+
+
+class Trace(Answer):
+    """With `return_trace`."""
+
+    rounds: list[TraceRound]
+
+
+class GenerationAnswer(Answer):
+    id: str
+    created: int
+    """Unix seconds."""
+    model: str
+
+
+class CompletionLogprobs(Answer):
+    """One entry a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class CompletionChoice(Answer):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Reason | None
+    """Null while more is to come."""
+
+
+class Completion(GenerationAnswer):
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+    usage: Usage
+    metrics: Metrics | None = None
+    trace: Trace | None = None
+
+
+class CompletionChunk(GenerationAnswer):
+    """An event of a stream. The last one has no choices, and what was asked for beside them."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+    trace: Trace | None = None
+
+
+class TopLogprob(Answer):
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Answer):
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class AnsweredMessage(Answer):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+
+
+class ChatChoice(Answer):
+    index: int
+    message: AnsweredMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Reason
+
+
+class ChatCompletion(GenerationAnswer):
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+    usage: Usage
+    metrics: Metrics | None = None
+    trace: Trace | None = None
+
+
+class Delta(Answer):
+    """What is new; the role comes first."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChatChunkChoice(Answer):
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: Reason | None
+    """Null while more is to come."""
+
+
+class ChatCompletionChunk(GenerationAnswer):
+    """An event of a stream. The last one has no choices, and what was asked for beside them."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+    trace: Trace | None = None

@@ -1,0 +1,24 @@
+"""The messages between gateways. As those of messages.py, which lists them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """gateway -> inboxes of the other gateways, soft: whoever has generations under this
+    x-request-id ends them, if they are the `owner`'s (the name of a key; None: without keys)."""
+
+    question_id: str
+    reply_to: str
+    http_id: str
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """gateway -> gateway, soft: how many generations that was here; 0 is told as well."""
+
+    question_id: str
+    num_cancelled: int
