@@ -87,8 +87,8 @@ def remarks_on_rows(decoder: Decoder) -> Iterator[str]:
     result = check_rows(decoder)
     if result.num_unequal:
         yield (
-            f"{decoder.manifest.name}: {result.num_unequal} of {result.num_compared} rows differ in "
-            "a bit by what shares their pass, so that a text may depend on the load"
+            f"{decoder.manifest.name}: {result.num_unequal} of {result.num_compared} rows differ "
+            "in a bit by what shares their pass, so that a text may depend on the load"
         )
 
 

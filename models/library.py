@@ -19,10 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from models import checks
-from services.verifier.export import export
+from services.verifier.export import CARRIED, export
 from shared.errors import ModelError
 from shared.lm.decoder import load_decoder
-from shared.lm.manifest import FILE_NAME, Manifest, load_manifest
+from shared.lm.manifest import FILE_NAME, Manifest, checksum, load_manifest
 
 MODELS = Path("models")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -131,7 +131,10 @@ def list_models(out: Path = MODELS) -> list[Entry]:
     """The language models of a folder, by name."""
     found = []
     for file in sorted(out.glob(f"*/{FILE_NAME}")):
-        content = json.loads(file.read_text())
+        try:
+            content = json.loads(file.read_text())
+        except ValueError as error:
+            raise ModelError(f"{file} is no JSON: {error}") from error
         if isinstance(content, dict) and "max_context" in content:
             size = sum(f.stat().st_size for f in file.parent.iterdir() if f.is_file())
             found.append(Entry(load_manifest(file.parent, ()), size))
@@ -207,15 +210,24 @@ def _export(
     is_exported = (origin / FILE_NAME).is_file()
     if is_exported and precision in (None, load_manifest(origin).precision):
         say(f"copying {one.name} from {origin}")
-        manifest = load_manifest(origin)
-        folder.mkdir()
-        for file in manifest.files:
-            shutil.copy(origin / file, folder / file)
-        replace(manifest, name=one.name).save(folder)
+        _copy(origin, folder)
     else:
         say(f"exporting {one.name} from {one.source}")
         export(str(origin), folder, precision or "fp32")
     return folder
+
+
+def _copy(origin: Path, folder: Path) -> None:
+    """An exported folder under another name."""
+    manifest = load_manifest(origin)
+    folder.mkdir()
+    for file in {*manifest.files, *CARRIED}:
+        if Path(file).name != file:
+            raise ModelError(f"{origin}: its manifest lists {file!r}, no name of a file")
+        if (origin / file).is_file():
+            shutil.copy(origin / file, folder / file)
+    files = {file.name: checksum(file) for file in sorted(folder.iterdir())}
+    replace(manifest, name=folder.name, files=files).save(folder)
 
 
 def _check(folders: Sequence[Path], translate: bool, say: Callable[[str], None]) -> Added:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +41,46 @@ SUFFIXES = {
 }
 OF_TARGETS = {"job", "instance", "service"}
 """Labels that Prometheus gives to whatever it scrapes here."""
+OF_VLLM = {
+    "vllm:e2e_request_latency_seconds_bucket": {"le", "model_name"},
+    "vllm:e2e_request_latency_seconds_count": {"model_name"},
+    "vllm:e2e_request_latency_seconds_sum": {"model_name"},
+    "vllm:generation_tokens_total": {"model_name"},
+    "vllm:inter_token_latency_seconds_bucket": {"le", "model_name"},
+    "vllm:inter_token_latency_seconds_count": {"model_name"},
+    "vllm:inter_token_latency_seconds_sum": {"model_name"},
+    "vllm:kv_cache_usage_perc": {"model_name"},
+    "vllm:num_requests_running": {"model_name"},
+    "vllm:num_requests_waiting": {"model_name"},
+    "vllm:prefix_cache_hits_total": {"model_name"},
+    "vllm:prefix_cache_queries_total": {"model_name"},
+    "vllm:prompt_tokens_total": {"model_name"},
+    "vllm:request_decode_time_seconds_sum": {"model_name"},
+    "vllm:request_generation_tokens_bucket": {"le", "model_name"},
+    "vllm:request_max_num_generation_tokens_sum": {"model_name"},
+    "vllm:request_prefill_time_seconds_sum": {"model_name"},
+    "vllm:request_prompt_tokens_bucket": {"le", "model_name"},
+    "vllm:request_queue_time_seconds_sum": {"model_name"},
+    "vllm:request_success_total": {"finished_reason", "model_name"},
+    "vllm:request_time_per_output_token_seconds_bucket": {"le", "model_name"},
+    "vllm:request_time_per_output_token_seconds_count": {"model_name"},
+    "vllm:spec_decode_num_accepted_tokens_per_pos_total": {"model_name", "position"},
+    "vllm:spec_decode_num_accepted_tokens_total": {"model_name"},
+    "vllm:spec_decode_num_draft_tokens_total": {"model_name"},
+    "vllm:spec_decode_num_drafts_total": {"model_name"},
+    "vllm:time_to_first_token_seconds_bucket": {"le", "model_name"},
+    "vllm:time_to_first_token_seconds_count": {"model_name"},
+    "vllm:time_to_first_token_seconds_sum": {"model_name"},
+}
+"""What vLLM's own Grafana dashboards read (examples/observability there, November 2026), but for
+what has no meaning here: nothing is preempted."""
 OF_ALERTS = OF_TARGETS | {"alertname", "alertstate", "severity", "topic"}
 
 
 def metric_modules() -> list[ModuleType]:
     names = [f"services.{part}.metrics" for part in PARTS]
-    return [importlib.import_module(n) for n in [*names, "shared.bus.metrics", "shared.monitor"]]
+    names += ["shared.bus.metrics", "shared.monitor", "shared.tracing"]
+    return [importlib.import_module(name) for name in names]
 
 
 def known_series() -> dict[str, set[str]]:
@@ -154,6 +190,35 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(rule: dict[str, Any]) -> Non
         assert name in SERVICES
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool (Debian: prometheus)")
+class TestPrometheus:
+    """Its own reading of the files."""
+
+    def test_it_takes_the_rules(self) -> None:
+        assert f"{len(RULES)} rules found" in promtool("check", "rules", FOLDER / "alerts.yml")
+
+    def test_it_takes_its_settings(self, tmp_path: Path) -> None:
+        settings = (FOLDER / "prometheus.yml").read_text()
+        here = settings.replace("/etc/prometheus/alerts.yml", str(FOLDER / "alerts.yml"))
+        assert here != settings
+        (tmp_path / "prometheus.yml").write_text(here)
+        assert "is valid prometheus config" in promtool(
+            "check", "config", tmp_path / "prometheus.yml"
+        )
+
+    def test_alerts_fire_when_they_should_and_only_then(self, tmp_path: Path) -> None:
+        shutil.copy(FOLDER / "alerts.yml", tmp_path)
+        shutil.copy(ROOT / "tests" / "observability" / "alerts.yml", tmp_path / "cases.yml")
+        assert "SUCCESS" in promtool("test", "rules", tmp_path / "cases.yml")
+
+
+def promtool(*arguments: str | Path) -> str:
+    """Its output; it must find nothing wrong."""
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_rules_have_names_of_their_own() -> None:
     names = Counter(rule.get("alert") or rule["record"] for rule in RULES)
     assert set(names.values()) == {1}
@@ -167,7 +232,9 @@ def test_a_dashboard_reads_what_exists(path: Path) -> None:
             legend = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
             assert legend <= at_hand, panel["title"]
     for variable in json.loads(path.read_text())["templating"]["list"]:
-        name, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"]).groups()
+        name, label = re.fullmatch(
+            r"label_values\(([\w:]+), (\w+)\)", variable["definition"]
+        ).groups()
         assert label in SERIES[name]
 
 
@@ -216,6 +283,17 @@ def test_every_metric_is_on_a_dashboard() -> None:
                 family = value.describe()[0]
                 names = {family.name + suffix for suffix in SUFFIXES[family.type]}
                 assert names & shown, family.name
+
+
+def test_what_vllms_dashboards_read_is_there() -> None:
+    for name, labels in OF_VLLM.items():
+        assert labels <= SERIES[name], name
+
+
+def test_names_of_vllm_are_used_for_nothing_else() -> None:
+    """Without the prefix, a name of its would be found on no dashboard of its."""
+    ours = {name for name in SERIES if not name.startswith("vllm:")}
+    assert not {name.removeprefix("vllm:") for name in OF_VLLM} & ours
 
 
 def test_every_service_is_scraped_and_nothing_else() -> None:

@@ -2,8 +2,11 @@
 
 import sys
 
-from services.cli.app import main
 from shared.output import quietly
 
 if __name__ == "__main__":
+    try:
+        from services.cli.app import main
+    except ModuleNotFoundError as error:
+        sys.exit(f"quorum: {error.name} is missing: pip install -c constraints.txt '.[cli]'")
     sys.exit(quietly(main))

@@ -27,7 +27,6 @@ from shared.config import BusConfig, load
 from shared.errors import ConfigError, QuorumError
 from shared.runner import LOCAL_REDIS
 
-INTERRUPTED = 130
 DEFAULT_REQUESTS = 32
 MAX_OPEN = 256
 """Of a load with a rate, unless --concurrency says otherwise."""
@@ -159,7 +158,8 @@ def doctor(
 @dead.command("list")
 def list_(topic: TopicName = None) -> int:
     """What was put aside: when, what, and why."""
-    print("\n".join(asyncio.run(letters.on_the_bus(_bus(), lambda b: letters.listed(b, topic)))))
+    lines = asyncio.run(letters.on_the_bus(_bus(), lambda bus: letters.listed(bus, topic)))
+    print(printable("\n".join(lines)))
     return 0
 
 
@@ -167,7 +167,7 @@ def list_(topic: TopicName = None) -> int:
 def show(letter: Annotated[str, typer.Argument(metavar="ID")]) -> int:
     """One of them, whole."""
     told = asyncio.run(letters.on_the_bus(_bus(), lambda bus: letters.find(bus, letter)))
-    print("\n".join(letters.shown(told)))
+    print(printable("\n".join(letters.shown(told))))
     return 0
 
 
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except QuorumError as error:
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return conversation.INTERRUPTED
 
 
 def _complain(text: str, code: int) -> int:

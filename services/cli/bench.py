@@ -16,8 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from services.cli.client import Client, Json, RequestError
 from services.cli.dataset import Kind
-from services.cli.load import Load, Plan, Record
-from services.cli.report import Report, lines, report
+from services.cli.load import Load, Plan
+from services.cli.paint import printable
+from services.cli.report import Record, Report, lines, report
 from shared.errors import ConfigError
 
 PATHS: dict[Kind, str] = {
@@ -104,7 +105,8 @@ def bench(url: str, key: str | None, asked: Asked, plan: Plan, file: Path | None
             return await measure(client, asked, plan)
 
     done = asyncio.run(run())
-    print("\n".join(lines(done, "items" if asked.kind == "recommendations" else "tokens")))
+    unit = "items" if asked.kind == "recommendations" else "tokens"
+    print(printable("\n".join(lines(done, unit))))
     if file is not None:
         content = {"url": url, "kind": asked.kind, "load": asdict(plan), **asdict(done)}
         _write(file, json.dumps(content, indent=2) + "\n")

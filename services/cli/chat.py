@@ -15,6 +15,8 @@ from services.cli.client import Client, Json, RequestError
 from services.cli.conversation import Conversation
 from services.cli.paint import Painter, Palette, printable
 
+INTERRUPTED = 130
+"""What shells call the end by SIGINT."""
 GREETING = "Ctrl-C stops an answer, and leaves when there is none; /new forgets what was said"
 
 
@@ -79,22 +81,21 @@ def converse(
             conversation = Conversation(client, system, settings)
             if is_interactive:
                 _talk(runner, client, conversation)
-            else:
-                _say_once(runner, client, conversation, prompt or sys.stdin.read())
+                return 0
+            return _say_once(runner, client, conversation, prompt or sys.stdin.read())
         finally:
             runner.run(client.__aexit__(None, None, None))
-    return 0
 
 
 def _say_once(
     runner: asyncio.Runner, client: Client, conversation: Conversation, prompt: str
-) -> None:
-    """Text alone, unless it goes to a terminal."""
+) -> int:
+    """Text alone, unless it goes to a terminal. Returns the exit code."""
     if sys.stdout.isatty():
         console = Console(highlight=False)
         palette = runner.run(_palette(client))
-        _answer_in_colours(runner, conversation, prompt, palette, console)
-        return
+        is_whole = _answer_in_colours(runner, conversation, prompt, palette, console)
+        return 0 if is_whole else INTERRUPTED
 
     def show(text: str, _: str) -> None:
         sys.stdout.write(text)
@@ -102,6 +103,7 @@ def _say_once(
 
     runner.run(answer(conversation, prompt, Palette(), show))
     sys.stdout.write("\n")
+    return 0
 
 
 def _talk(runner: asyncio.Runner, client: Client, conversation: Conversation) -> None:
@@ -111,7 +113,7 @@ def _talk(runner: asyncio.Runner, client: Client, conversation: Conversation) ->
     console = Console(highlight=False)
     palette = runner.run(_palette(client))
     console.print(GREETING, style="dim")
-    console.print(*(Text(span.text, span.style) for span in palette.legend()))
+    console.print(*(Text(printable(span.text), span.style) for span in palette.legend()))
     while True:
         try:
             prompt = input("> ").strip()
@@ -133,7 +135,9 @@ def _answer_in_colours(
     prompt: str,
     palette: Palette,
     console: Console,
-) -> None:
+) -> bool:
+    """False if it was stopped."""
+
     def show(text: str, style: str) -> None:
         console.print(Text(printable(text), style), end="", soft_wrap=True)
 
@@ -142,8 +146,9 @@ def _answer_in_colours(
         figures = runner.run(answer(conversation, prompt, palette, show))
     except KeyboardInterrupt:
         console.print(Text("\nstopped", "dim"))
-        return
+        return False
     console.print(Text("\n" + figures.line(), "dim"))
+    return True
 
 
 async def _palette(client: Client) -> Palette:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from services.cli.paint import printable
 from services.cli.tables import aligned
 from shared.bus import Bus, DeadLetter, connect
 from shared.codec import decode, encode
@@ -77,7 +76,7 @@ async def listed(bus: Bus, topic: str | None) -> list[str]:
             told = read(letter)
             when = f"{_time(letter.buried)}Z"
             cells = (letter.letter_id, when, letter.topic, told.type, told.request_id)
-            rows.append((*cells, printable(letter.reason)))
+            rows.append((*cells, letter.reason))
     if not rows:
         return ["no dead letters"]
     return list(aligned(HEAD, rows))
@@ -103,10 +102,10 @@ def shown(told: Read) -> Iterator[str]:
     letter = told.letter
     yield f"id         {told.name}"
     yield f"put aside  {_time(letter.buried)}Z"
-    yield f"why        {printable(letter.reason)}"
+    yield f"why        {letter.reason}"
     yield f"type       {told.type}, {len(letter.data)} bytes"
     if told.message is None:
-        yield f"malformed  {printable(told.trouble)}"
+        yield f"malformed  {told.trouble}"
         yield f"begins     {letter.data[:MAX_SHOWN]!r}"
     else:
         yield json.dumps(_brief(asdict(told.message)), indent=2, ensure_ascii=True)

@@ -12,21 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
-
-@dataclass(slots=True)
-class Record:
-    """One request: how long until the first token and the end, its tokens, and the kind of error
-    that it ended with, if any."""
-
-    started: float
-    first_s: float | None = None
-    total_s: float = 0.0
-    num_tokens: int = 0
-    num_prompt_tokens: int = 0
-    error: str | None = None
-    message: str = ""
-    """What an error said."""
-
+from services.cli.report import Record
 
 Send = Callable[[int, Record], Awaitable[str | None]]
 """Sends the n-th request, fills its record in, and returns the kind of error, if there is one."""

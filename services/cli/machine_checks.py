@@ -131,9 +131,10 @@ def port(host: str, number: int) -> Finding:
     return fail("port", f"{number} on {host}: {reason}", "set GATEWAY_PORT to another")
 
 
-def disk(folder: Path) -> Finding:
+def disk(folder: Path, free: int | None = None) -> Finding:
+    """Where the folder is, or would be."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(there).free if free is None else free
     text = f"{free / (1 << 30):.1f} GiB free at {there}"
     if free < NO_DISK:
         return fail("disk", text, "make room")

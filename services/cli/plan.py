@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 from services.cli.client import Client, Json
+from services.cli.paint import printable
 from services.cli.tables import aligned
 
 HEAD = ("rows", "dim", "type", "bytes", "tier", "bank", "ns", "tables, reason")
@@ -47,5 +48,5 @@ def show(url: str, key: str | None, model: str, is_json: bool) -> int:
             return await client.get(f"/v1/recommenders/{quote(model, safe='')}/plan")
 
     plan = asyncio.run(run())
-    print(json.dumps(plan, indent=2) if is_json else "\n".join(lines(plan)))
+    print(json.dumps(plan, indent=2) if is_json else printable("\n".join(lines(plan))))
     return 0

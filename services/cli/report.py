@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 
-from services.cli.load import Record
 from services.cli.tables import aligned
 
 PERCENTS = (50, 90, 99)
@@ -16,6 +15,21 @@ LATENCIES = {
     "inter_token_s": "between tokens, ms",
     "total_s": "end to end, ms",
 }
+
+
+@dataclass(slots=True)
+class Record:
+    """One request: how long until the first token and the end, its tokens, and the kind of error
+    that it ended with, if any."""
+
+    started: float
+    first_s: float | None = None
+    total_s: float = 0.0
+    num_tokens: int = 0
+    num_prompt_tokens: int = 0
+    error: str | None = None
+    message: str = ""
+    """What an error said."""
 
 
 @dataclass(frozen=True, slots=True)

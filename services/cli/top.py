@@ -24,7 +24,7 @@ NUMBERS = {"instances", "acceptance", "now", "proposed", "votes won", "weight"}
 async def show_once(client: Client, is_json: bool) -> None:
     """One look, as text. Raises RequestError."""
     status = await client.get(PATH)
-    print(json.dumps(status, indent=2) if is_json else "\n".join(_lines(status)))
+    print(json.dumps(status, indent=2) if is_json else printable("\n".join(_lines(status))))
 
 
 async def watch(client: Client, interval_s: float) -> None:
@@ -75,13 +75,18 @@ def _page(before: Json | None, now: Json, trouble: str) -> RenderableType:
     pairs = snapshot.figures(now, snapshot.rates(before, now))
     for start in range(0, len(pairs), 3):
         figures.add_row(
-            *(Text.assemble((name, "dim"), " ", value) for name, value in pairs[start : start + 3])
+            *(
+                Text.assemble((name, "dim"), " ", printable(value))
+                for name, value in pairs[start : start + 3]
+            )
         )
     parts: list[RenderableType] = [
         figures,
+        Text(),
         _table(snapshot.INSTANCE_HEAD, snapshot.instances(now)),
+        Text(),
         _table(snapshot.DRAFTER_HEAD, snapshot.drafters(before, now)),
-        Text("Ctrl-C leaves", "dim"),
+        Text("\nCtrl-C leaves", "dim"),
     ]
     if trouble:
         parts.append(Text(printable(trouble), "red"))
@@ -89,10 +94,16 @@ def _page(before: Json | None, now: Json, trouble: str) -> RenderableType:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
-    table = Table(*(), box=None, padding=(1, 2, 0, 0), pad_edge=False, collapse_padding=True)
-    for name in head:
+    """Where there is too little room, the last column is cut."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column, name in enumerate(head):
+        width = max(len(line[column]) for line in (head, *rows))
         table.add_column(
-            name, justify="right" if name in NUMBERS else "left", header_style="bold", no_wrap=True
+            name,
+            justify="right" if name in NUMBERS else "left",
+            header_style="bold",
+            no_wrap=True,
+            min_width=width if column < len(head) - 1 else None,
         )
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from shared.errors import InvalidRequestError
 from shared.generation import Grammar
 
 MAX_CALLS = 128
+ARGUMENT_MARKERS = ("[ARGS]", "[CALL_ID]")
+"""Mistral's, within a call."""
 
 
 class TextPart(Body):
@@ -42,6 +43,11 @@ class ChatMessage(Body):
     name: str | None = Field(None, max_length=64)
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
     tool_call_id: CallId | None = None
+    # What OpenAI's client sends back of an answer, where there is nothing in it.
+    refusal: None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[object], Field(max_length=0)] | None = None
 
     @property
     def text(self) -> str:
@@ -84,10 +90,15 @@ class Toolset:
         schema = grammar(self.mode, self.tools, self.parallel)
         return None if schema is None else Grammar("json", schema, "tools")
 
+    def kept_markers(self, text: TextModel) -> Sequence[str]:
+        """Of the template: those by which calls are found in an answer."""
+        form = format_of(text.template.source)
+        return (form.opener, *ARGUMENT_MARKERS) if self.mode.kind == "auto" else ()
+
     def reader(self, text: TextModel) -> Reader:
         """Finds the calls in one answer."""
         names = [tool.function.name for tool in self.tools]
-        form = format_of(text.template_source)
+        form = format_of(text.template.source)
         return reader(self.mode, form, names, lambda: secrets.token_hex(12), self.parallel)
 
 
@@ -97,18 +108,12 @@ def chat_tokens(
     """The chat as the model's template renders it, open for the answer. A template that knows no
     tools is told of them in a system message. Raises InvalidRequestError."""
     turns = [message.turn(place) for place, message in enumerate(messages)]
-    for place, turn in enumerate(turns):
-        said = json.dumps([call.function.arguments for call in turn.calls], ensure_ascii=False)
-        if found := next((marker for marker in text.markers if marker in said), None):
-            raise InvalidRequestError(
-                f"messages[{place}]: {found!r} is a marker of the model's template", "messages"
-            )
     tools = toolset.tools if toolset is not None else ()
     require_plain(tools, text.markers)
-    if tools and not mentions_tools(text.template_source):
+    if tools and not mentions_tools(text.template.source):
         turns = _told(turns, described(tools))
         tools = ()
-    rendered = template_messages(turns, text.template_source)
+    rendered = template_messages(turns, text.template.source)
     return text.encode_chat(rendered, [tool.described() for tool in tools])
 
 

@@ -137,6 +137,8 @@ class Choices:
         seed = body.seed if body.seed is not None else secrets.randbits(63)
         grammar = _grammar(body, toolset)
         base = _wanted(body, max_tokens, timeout_s, seed, text, grammar)
+        if toolset is not None:
+            base = replace(base, kept_markers=toolset.kept_markers(text))
         self.all: list[Choice] = []
         for prompt in prompts:
             for number in range(body.n):
@@ -272,7 +274,7 @@ def _wanted(
         _num_logprobs(body),
         Steering() if body.speculation is None else body.speculation.steering(),
         body.return_trace,
-        body.is_batch,
+        is_batch=body.is_batch,
     )
 
 

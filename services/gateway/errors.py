@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from math import ceil
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from services.gateway.responses import Json, error
 from shared.errors import OverloadedError, QuorumError
@@ -56,6 +57,14 @@ def body_of(failure: QuorumError) -> tuple[Json, int]:
     """OpenAI's error body, and the status."""
     status, kind, code = STATUSES.get(failure.code, (500, "server_error", failure.code))
     return error(str(failure), kind, getattr(failure, "param", None), code), status
+
+
+class OursOnly(logging.Filter):
+    """For the log of the HTTP server: bytes of strangers that are no HTTP get a 400, and no line
+    with a traceback each."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 @web.middleware

@@ -67,6 +67,8 @@ class Wanted:
     num_logprobs: int | None = None
     steering: Steering = field(default_factory=Steering)
     is_traced: bool = False
+    kept_markers: Sequence[str] = ()
+    """Of the template: those that are part of the text."""
     is_batch: bool = False
 
 
@@ -128,7 +130,7 @@ class Generator:
             try:
                 await self._bus.publish(topic, request)
                 events = self._replies.events(waiter, wanted.timeout_s + GRACE_S)
-                async for piece in self._pieces(request, wanted.stops, events, clock):
+                async for piece in self._pieces(request, wanted, events, clock):
                     is_over = piece.reason is not None
                     yield piece
             except TimeoutError as error:
@@ -145,12 +147,12 @@ class Generator:
     async def _pieces(
         self,
         request: GenerateRequest,
-        stops: Sequence[str],
+        wanted: Wanted,
         events: AsyncIterator[Arrival | Terminal],
         clock: Clock,
     ) -> AsyncIterator[Piece]:
-        detokenizer = Detokenizer(self._text)
-        scanner = StopScanner(stops)
+        detokenizer = Detokenizer(self._text, wanted.kept_markers)
+        scanner = StopScanner(wanted.stops)
         aside = Aside(self._text)
         num_tokens = 0
         async for event in events:
@@ -194,6 +196,7 @@ class Aside:
     """What is told of tokens until the text that they are part of is certain."""
 
     def __init__(self, text: TextModel) -> None:
+        self._text = text
         self._tracer = Tracer(text)
         self._told: list[Told] = []
         self._rounds: list[Json] = []
@@ -201,7 +204,11 @@ class Aside:
     def add(self, arrival: Arrival, num_tokens: int) -> None:
         """Of an arrival's tokens, those among the first `num_tokens` of the text."""
         kept = arrival.tokens[: max(0, num_tokens - arrival.offset)]
-        self._told += map(Told, kept, arrival.logprobs)
+        self._told += [
+            Told(token, said)
+            for token, said in zip(kept, arrival.logprobs, strict=False)
+            if not self._text.is_marker(token)
+        ]
         for round in arrival.rounds:
             start = round.offset - arrival.offset
             tokens = arrival.tokens[start : start + round.num_emitted]

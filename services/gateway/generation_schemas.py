@@ -7,6 +7,7 @@ from typing import Literal
 from services.gateway.response_schemas import Answer, Metrics, Seconds, Usage
 
 Reason = Literal["stop", "length"]
+ChatReason = Literal["stop", "length", "tool_calls"]
 
 
 class TraceToken(Answer):
@@ -111,17 +112,33 @@ class ChatLogprobs(Answer):
     refusal: None
 
 
+class CalledFunction(Answer):
+    name: str
+    arguments: str
+    """JSON text of an object."""
+
+
+class Called(Answer):
+    """A call that the model makes."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AnsweredMessage(Answer):
     role: Literal["assistant"]
     content: str | None
+    """Null where there are calls alone."""
     refusal: None
+    tool_calls: list[Called] | None = None
 
 
 class ChatChoice(Answer):
     index: int
     message: AnsweredMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Reason
+    finish_reason: ChatReason
 
 
 class ChatCompletion(GenerationAnswer):
@@ -132,18 +149,33 @@ class ChatCompletion(GenerationAnswer):
     trace: Trace | None = None
 
 
+class FunctionDelta(Answer):
+    name: str | None = None
+    arguments: str
+
+
+class CallDelta(Answer):
+    """The beginning of a call, or more of its arguments."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class Delta(Answer):
     """What is new; the role comes first."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[CallDelta] | None = None
 
 
 class ChatChunkChoice(Answer):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: Reason | None
+    finish_reason: ChatReason | None
     """Null while more is to come."""
 
 

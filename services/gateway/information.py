@@ -39,7 +39,8 @@ class InformationRoutes:
         wanted = request.match_info["model"]
         known = {str(entry["id"]): entry for entry in self._models()}
         if wanted not in known:
-            raise NotFoundError(f"model {wanted!r} does not exist; there is {', '.join(known)}")
+            there = ", ".join(known)
+            raise NotFoundError(f"model {wanted[:100]!r} does not exist; there is {there}")
         return web.json_response(known[wanted])
 
     async def info(self, _: web.Request) -> web.Response:

@@ -43,8 +43,10 @@ ERRORS = {
     401: "There is no key, or it is not known.",
     403: "The key may not do this.",
     404: "There is no such model, version or path.",
+    408: "The body was not whole in time.",
     413: "The body is too large.",
     429: "Too much at a time, in all or of this key.",
+    499: "It was cancelled.",
     503: "Nobody can serve this now; nothing has been done.",
     504: "The time that the request may take is over.",
 }
@@ -166,10 +168,19 @@ def _content(operation: Operation, kind: str, of: Content) -> Json:
     if of is not None:
         return {"schema": _ref(of)}
     if kind == EVENTS and operation.events is not None:
-        # As OpenAPI 3.2 names it: what each event holds, before the last, which is [DONE].
-        events = {"anyOf": [_ref(operation.events), _ref(rs.Error)]}
-        return {"schema": {"type": "string"}, "x-itemSchema": events}
+        return {"schema": _event({"anyOf": [_ref(operation.events), _ref(rs.Error)]})}
     return {"schema": {"type": "string"}} if kind.startswith("text/") else {}
+
+
+def _event(content: Json) -> Json:
+    """Of each event of a stream, as OpenAPI 3.2 writes it."""
+    told = {"type": "string", "contentMediaType": JSON, "contentSchema": content}
+    last = {"const": "[DONE]"}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {"data": {"anyOf": [told, last]}},
+    }
 
 
 def _error(status: int, schema: type[BaseModel]) -> Json:

@@ -43,6 +43,7 @@ PARAMETERS = {
     "model": "A name that `GET /v1/models` lists.",
     "version": "A version of the model, by its name or a label.",
     "file": "A part of the page.",
+    "id": "The `x-request-id` that came with the answer, or that the request gave.",
 }
 WORDS = {"context": {}, "k": 3}
 PROMPT = "def read_lines(path):\n"
@@ -100,7 +101,7 @@ GENERATION = (
     Operation(
         "post", "/v1/completions", "Generation", "Completes a text",
         {200: {JSON: gs.Completion, EVENTS: None}},
-        (400, 404, 413, 429, 503, 504), (JSON,), CompletionBody, gs.CompletionChunk,
+        (400, 404, 408, 413, 429, 499, 503, 504), (JSON,), CompletionBody, gs.CompletionChunk,
         {
             "Greedy": {"prompt": PROMPT, "max_tokens": 48, "temperature": 0},
             "Streamed, with the quorum's report": {
@@ -112,7 +113,7 @@ GENERATION = (
     Operation(
         "post", "/v1/chat/completions", "Generation", "Answers a chat",
         {200: {JSON: gs.ChatCompletion, EVENTS: None}},
-        (400, 404, 413, 429, 503, 504), (JSON,), ChatBody, gs.ChatCompletionChunk,
+        (400, 404, 408, 413, 429, 499, 503, 504), (JSON,), ChatBody, gs.ChatCompletionChunk,
         {
             "A question": {"messages": CHAT, "max_tokens": 64},
             "Streamed, with usage": {
@@ -123,7 +124,7 @@ GENERATION = (
     ),
     Operation(
         "post", "/tokenize", "Generation", "The tokens of a prompt or a chat",
-        {200: {JSON: rs.TokenList}}, (400, 404, 413), (JSON,), TokenizeBody, None,
+        {200: {JSON: rs.TokenList}}, (400, 404, 408, 413), (JSON,), TokenizeBody, None,
         {
             "A prompt": {"prompt": PROMPT, "return_token_strs": True},
             "A chat": {"messages": CHAT},
@@ -131,8 +132,13 @@ GENERATION = (
     ),
     Operation(
         "post", "/detokenize", "Generation", "The text of tokens",
-        {200: {JSON: rs.Text}}, (400, 404, 413), (JSON,), DetokenizeBody, None,
+        {200: {JSON: rs.Text}}, (400, 404, 408, 413), (JSON,), DetokenizeBody, None,
         {"Three tokens": {"tokens": [35, 36, 37]}},
+    ),
+    Operation(
+        "delete", "/v1/requests/{id}", "Generation",
+        "Ends what is generated for an `x-request-id`, at whichever gateway it is",
+        {200: {JSON: rs.Cancellation}}, (404,),
     ),
 )  # fmt: skip
 RECOMMENDATION = (
@@ -140,7 +146,7 @@ RECOMMENDATION = (
         "post", "/v1/recommendations", "Recommendation",
         "Scores candidates, or the best of the catalogue; or the items that `inputs` describe",
         {200: {JSON: rs.Recommendations, MSGPACK: rs.Recommendations}},
-        (400, 404, 413, 429, 503, 504), (JSON, MSGPACK), RecommendBody, None,
+        (400, 404, 408, 413, 429, 503, 504), (JSON, MSGPACK), RecommendBody, None,
         {"The best three": WORDS}, True,
     ),
     Operation(
@@ -152,7 +158,7 @@ RECOMMENDATION = (
         "post", "/v1/recommenders/{model}/rows", "Recommendation",
         "Replaces rows of a table in every replica, each by itself",
         {202: {JSON: rs.RowsAccepted, MSGPACK: rs.RowsAccepted}},
-        (400, 404, 413, 429, 503, 504), (JSON, MSGPACK), RowsBody, is_timed=True,
+        (400, 404, 408, 413, 429, 503, 504), (JSON, MSGPACK), RowsBody, is_timed=True,
     ),
 )  # fmt: skip
 
@@ -161,7 +167,7 @@ def _inference(model: str) -> list[Operation]:
     group: Group = "Inference protocol"
     ready = {status: {JSON: ks.KServeModelReady} for status in (200, 503)}
     infer: Mapping[int, Mapping[str, Content]] = {200: {JSON: ks.KServeInference, BYTES: None}}
-    errors = (400, 404, 413, 429, 503, 504)
+    errors = (400, 404, 408, 413, 429, 503, 504)
     return [
         _get(model, group, "What the model takes and answers", ks.KServeModel, (404, 503)),
         Operation("get", f"{model}/ready", group, "Whether it can be asked", ready, (404,)),
@@ -206,4 +212,5 @@ OPERATIONS: tuple[Operation, ...] = (
     *INFERENCE,
     *INFORMATION,
     *_page("/docs", "This document, to read and to try"),
+    *_page("/", "The console: a request and the quorum at work on it"),
 )

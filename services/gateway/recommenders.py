@@ -14,7 +14,7 @@ from services.gateway.config import GatewayConfig
 from services.gateway.descriptions import Described, Descriptions, version_at, versions_of
 from services.gateway.errors import NotFoundError
 from services.gateway.generation import DeadlineError, raise_failed
-from services.gateway.replies import Arrival, Replies, Terminal
+from services.gateway.replies import Replies, Terminal
 from shared.bus.base import Bus, Instance
 from shared.codec import MAX_MESSAGE_BYTES
 from shared.errors import OversizeError, UnavailableError
@@ -56,7 +56,7 @@ class Recommenders:
     def require_model(self, name: str | None) -> None:
         """Raises NotFoundError for any other model."""
         if name not in (None, self.model):
-            raise NotFoundError(f"model {name!r} does not exist; there is {self.model}")
+            raise NotFoundError(f"model {name[:100]!r} does not exist; there is {self.model}")
 
     async def recommend(
         self,
@@ -164,9 +164,7 @@ class Recommenders:
         with self._admission.enter(1), self._replies.waiting(request, topic) as waiter:
             try:
                 await self._bus.publish(topic, request)
-                async for event in self._replies.events(waiter, timeout_s):
-                    if not isinstance(event, Arrival):
-                        return event
+                return await self._replies.end(waiter, timeout_s)
             except OversizeError as error:
                 raise OversizeError(
                     f"the request is too large: more than the {MAX_MESSAGE_BYTES} bytes that a "
@@ -174,7 +172,6 @@ class Recommenders:
                 ) from error
             except TimeoutError as error:
                 raise DeadlineError(f"no answer within {timeout_s:g} s") from error
-        raise UnavailableError("the request was cancelled by the server")
 
 
 def topic_of(model: str, request: Asked) -> Topic[Any]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,7 +137,9 @@ class Replies:
         else:
             _count_unclaimed(message)
 
-    async def events(self, waiter: Waiter, timeout_s: float) -> AsyncIterator[Arrival | Terminal]:
+    async def events(
+        self, waiter: Waiter, timeout_s: float
+    ) -> AsyncGenerator[Arrival | Terminal, None]:
         """All of a request's arrivals up to its terminal message. Publishes the request again
         when replies were lost, or when nothing is heard although nothing is queued. Raises
         TimeoutError when the request is not over within `timeout_s`."""
@@ -162,6 +164,15 @@ class Replies:
                 return
             if event.tokens:
                 yield event
+
+    async def end(self, waiter: Waiter, timeout_s: float) -> Terminal:
+        """Of a request's arrivals, the terminal message."""
+        # Closed here: a generator that is left to the garbage costs a task of its own.
+        async with aclosing(self.events(waiter, timeout_s)) as events:
+            async for event in events:
+                if not isinstance(event, Arrival):
+                    return event
+        raise AssertionError("arrivals end with the terminal message")
 
     async def _publish_again(self, waiter: Waiter) -> None:
         waiter.has_gap = False

@@ -31,6 +31,12 @@ class Error(Answer):
     error: ErrorDetail
 
 
+class Cancellation(Answer):
+    id: str
+    cancelled: int
+    """How many generations were ended."""
+
+
 class PromptDetails(Answer):
     cached_tokens: int
     """Those whose keys and values were there already."""

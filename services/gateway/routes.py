@@ -168,9 +168,10 @@ class GenerationRoutes:
         """Chunks as the text comes, then the usage and the report if they were asked for."""
         events = EventStream(request)
         try:
-            async for news in events.relay(arrivals, self._config.ping_s):
-                if news.is_worth_telling:
-                    await events.send(choices.chunk(shape, news))
+            async with events.pinged(self._config.ping_s):
+                async for news in arrivals:
+                    if news.is_worth_telling:
+                        await events.send(choices.chunk(shape, news))
         except QuorumError as error:
             if not events.is_begun:
                 raise

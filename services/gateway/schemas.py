@@ -7,6 +7,7 @@ names it, unless it asks for just what happens anyway.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Literal, NoReturn, TypeVar
 
@@ -73,7 +74,7 @@ class GenerationBody(Body):
     min_tokens: int = Field(0, ge=0)
     temperature: Finite = Field(1.0, ge=0, le=2)
     top_p: Finite = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1)
+    top_k: int = Field(0, ge=-1, lt=INT64)
     min_p: Finite = Field(0.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     presence_penalty: Finite = Field(0.0, ge=-2, le=2)
@@ -200,7 +201,7 @@ def parse(cls: type[B], data: bytes) -> B:
     """The body as `cls`. Raises InvalidRequestError naming the field at fault."""
     try:
         text = data.decode("utf-8-sig")
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = _DECODER.decode(text)
         if "\\u" in text:
             # Half of a surrogate pair is JSON, but no text that could be passed on.
             json.dumps(content, ensure_ascii=False).encode()
@@ -253,8 +254,20 @@ def _as_request_error(error: ValidationError) -> InvalidRequestError:
     return InvalidRequestError(f"{where}: {first['msg']}", param)
 
 
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Readers differ in which of two they take; one that checks and one that acts must not."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice[:100]!r} is there twice")
+    return content
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_without_duplicates)
 
 
 def _token(key: str, vocab_size: int) -> int:

@@ -16,11 +16,12 @@ from services.gateway.config import GatewayConfig
 from services.gateway.descriptions import Descriptions
 from services.gateway.documentation import add_documentation
 from services.gateway.doorkeeper import Doorkeeper
-from services.gateway.errors import middleware
+from services.gateway.errors import OursOnly, middleware
 from services.gateway.generation import Generator
 from services.gateway.information import InformationRoutes
 from services.gateway.keys import Keys
 from services.gateway.kserve import KServeRoutes
+from services.gateway.pages import STATIC, add_page
 from services.gateway.recommendations import RecommendationRoutes
 from services.gateway.recommenders import Recommenders
 from services.gateway.replies import Replies
@@ -40,6 +41,7 @@ from shared.tensor_messages import Description
 from shared.tracing import OFF
 
 logger = logging.getLogger(__name__)
+OURS_ONLY = OursOnly()
 KEEPALIVE_S = 75.0
 """A connection that has no request under way is closed after so long: one whose headers never end
 as well."""
@@ -70,8 +72,14 @@ class GatewayService(Service):
         model = self._text.manifest.name
         metrics.REQUESTS_WAITING.labels(model).set_function(lambda: self._replies.num_waiting)
         app = self._application()
+        http_logger = logging.getLogger(f"{__name__}.http")
+        http_logger.addFilter(OURS_ONLY)
         runner = web.AppRunner(
-            app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=KEEPALIVE_S,
+            logger=http_logger,
         )
         await runner.setup()
         try:
@@ -125,6 +133,7 @@ class GatewayService(Service):
         RecommendationRoutes(recommenders).add_to(app)
         KServeRoutes(recommenders, self._config.max_body_bytes, self.draining).add_to(app)
         add_documentation(app)
+        add_page(app, "/", STATIC / "console")
         app.router.add_get("/health/live", self._live)
         app.router.add_get("/health/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)

@@ -164,7 +164,7 @@ class VerifierService(Service):
                 )
             )
         session.settle(verified.draft, draft.votes, tokens, verified.took, times)
-        tell_round(self.tracer, session, verified, len(tokens), times)
+        tell_round(session, len(tokens), verified.took.num_running, times)
         return Emitted(tokens, verified.logprobs[: len(tokens)], rounds)
 
     async def _draft(self, session: Session, length: int) -> Draft:

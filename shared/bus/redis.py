@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -17,11 +15,8 @@ from shared.bus.base import Backlog, Bus, DeadLetter, Follower, Instance, Subscr
 from shared.bus.redis_client import (
     ANNOUNCE,
     BACKLOG,
-    FIELD,
     PARTING_S,
-    PUBLISH,
     SCALE,
-    TIMEOUT_S,
     WITHDRAW,
     RedisClient,
 )
@@ -53,7 +48,7 @@ class RedisBus(Bus):
     async def publish_bytes(self, topic: str, data: bytes) -> None:
         """What `publish` does with the encoded message."""
         limit = self.config.max_topic_messages
-        if not await self._append(self._client.key("topic", topic), limit, data):
+        if not await self._outbox.append(self._client.key("topic", topic), limit, data):
             metrics.TOPIC_FULL.labels(topic).inc()
             raise BusError(f"topic {topic} holds its {limit} messages already")
 
@@ -63,15 +58,8 @@ class RedisBus(Bus):
     async def record_bytes(self, journal: str, data: bytes) -> None:
         """What `record` does with the encoded message."""
         limit = self.config.max_journal_messages
-        if not await self._append(self._client.key("journal", journal), limit, data):
+        if not await self._outbox.append(self._client.key("journal", journal), limit, data):
             raise BusError(f"journal {journal} holds its {limit} messages already")
-
-    async def _append(self, key: str, limit: int, data: bytes) -> bool:
-        """Once, however often it is tried; False if there are `limit` entries."""
-        keys = [key, self._client.key("published", uuid.uuid4().hex)]
-        kept_s = math.ceil(self.config.retry_s + 2 * TIMEOUT_S)
-        added = await self._client.run(PUBLISH, keys, limit, kept_s, FIELD, data, is_new_work=True)
-        return added is not None
 
     @asynccontextmanager
     async def follow(self, journal: str) -> AsyncIterator[Follower]:

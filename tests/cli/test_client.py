@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from aiohttp import web
@@ -67,7 +68,7 @@ def test_events_are_the_same_however_they_are_cut(cuts: list[int], line: str) ->
     data = text.replace("\n", line).encode()
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     buffer = EventBuffer()
-    found = [e for a, b in zip(places, places[1:], strict=False) for e in buffer.push(data[a:b])]
+    found = [e for a, b in pairwise(places) for e in buffer.push(data[a:b])]
     assert found == ['{"a": "é"}', '{"b": 2}', "[DONE]"]
 
 
@@ -169,7 +170,7 @@ class Picky:
         self.known = {"messages", "stream", *known}
         self.bodies: list[dict] = []
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
         if unknown := sorted(body.keys() - self.known):
@@ -187,7 +188,7 @@ async def said(conversation: Conversation, prompt: str) -> str:
 
 async def test_what_a_server_refuses_is_not_asked_of_it_again() -> None:
     picky = Picky("stream_options")
-    async with server(picky) as client:
+    async with server(picky.answer) as client:
         conversation = Conversation(client, None, {})
         assert await said(conversation, "Hello") == "Hello"
         assert len(picky.bodies) == 3
@@ -199,14 +200,14 @@ async def test_what_a_server_refuses_is_not_asked_of_it_again() -> None:
 
 async def test_a_setting_that_is_refused_is_an_error_and_the_question_is_forgotten() -> None:
     picky = Picky("stream_options", "return_speculation", "return_trace", "temperature")
-    async with server(picky) as client:
+    async with server(picky.answer) as client:
         conversation = Conversation(client, "Be brief.", {"temperature": 0, "wrong": 1})
         error = await failure(said(conversation, "Hello"))
         assert (error.kind, error.param) == ("HTTP 400", "wrong")
         picky.known.add("wrong")
         assert await said(conversation, "again") == "again"
     assert [m["role"] for m in picky.bodies[-1]["messages"]] == ["system", "user"]
-    async with server(picky) as client:
+    async with server(picky.answer) as client:
         conversation = Conversation(client, None, {})
         await said(conversation, "one")
         conversation.forget()
@@ -216,7 +217,7 @@ async def test_a_setting_that_is_refused_is_an_error_and_the_question_is_forgott
 
 async def test_of_an_answer_that_was_stopped_what_was_said_is_remembered() -> None:
     picky = Picky("stream_options", "return_speculation", "return_trace")
-    async with server(picky) as client:
+    async with server(picky.answer) as client:
         conversation = Conversation(client, None, {})
         async with aclosing(conversation.ask("Hello")) as parts:
             assert (await anext(parts)).text == "H"

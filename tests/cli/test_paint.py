@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -73,11 +74,7 @@ def test_however_the_text_is_cut_nothing_of_it_is_lost_or_miscoloured(
         painter.trace(trace((token, source, [])))
     text = "".join(tokens)
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    spans = [
-        span
-        for start, stop in zip(places, places[1:], strict=False)
-        for span in painter.paint(text[start:stop])
-    ]
+    spans = [span for start, stop in pairwise(places) for span in painter.paint(text[start:stop])]
     wanted = [
         (letter, SOURCES[source])
         for token, source in zip(tokens, sources, strict=False)

@@ -30,7 +30,7 @@ from shared.messages import (
     Tokens,
 )
 from shared.service import Service, Terminal, background
-from shared.topics import generate_requests
+from shared.topics import batch_generate_requests, generate_requests
 from tests.system import running
 
 MODEL = "talker"
@@ -85,6 +85,7 @@ class ScriptedVerifier(Service):
     def __init__(self, bus: Bus, bus_config: BusConfig, text: TextModel) -> None:
         super().__init__("verifier", MODEL, bus, bus_config)
         self.text = text
+        self.num_places = 64
         self.words = "The quick brown fox"
         self.script: Script = say
         self.requests: list[GenerateRequest] = []
@@ -94,7 +95,8 @@ class ScriptedVerifier(Service):
     async def serve(self) -> None:
         async with background(self.read_inbox(self._receive)):
             await self.announce({})
-            await self.consume(generate_requests(MODEL), self._play, 64)
+            topic, low = generate_requests(MODEL), batch_generate_requests(MODEL)
+            await self.consume(topic, self._play, self.num_places, low=low)
 
     async def tokens(self, request: GenerateRequest, offset: int, tokens: list[int]) -> None:
         message = Tokens(request.request_id, self.instance_id, offset, tokens)
@@ -162,6 +164,12 @@ class Stage:
 
 
 @pytest.fixture
+def num_places() -> int:
+    """Of the verifier; overridden by tests of many requests at a time."""
+    return 64
+
+
+@pytest.fixture
 def gateway_settings() -> dict[str, object]:
     """Overridden by tests that need other settings."""
     return {}
@@ -169,13 +177,17 @@ def gateway_settings() -> dict[str, object]:
 
 @pytest.fixture
 async def stage(
-    model_folder: Path, text_model: TextModel, gateway_settings: dict[str, object]
+    model_folder: Path,
+    text_model: TextModel,
+    gateway_settings: dict[str, object],
+    num_places: int,
 ) -> AsyncIterator[Stage]:
     bus_config = BusConfig()
     bus = connect(bus_config)
     config = GatewayConfig(port=0, model=model_folder, **gateway_settings)
     gateway = GatewayService(config, bus, bus_config)
     verifier = ScriptedVerifier(bus, bus_config, text_model)
+    verifier.num_places = num_places
     async with (
         running(verifier),
         running(gateway),

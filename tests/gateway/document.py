@@ -57,6 +57,7 @@ def events(text: str) -> list[Any]:
 
 def check_events(method: str, path: str, text: str) -> None:
     """Raises for an event that is not as the document says."""
-    schema = content(method, path, 200, "text/event-stream")["x-itemSchema"]
+    schema = content(method, path, 200, "text/event-stream")["schema"]
+    told, _ = schema["properties"]["data"]["anyOf"]
     for event in events(text):
-        check(schema, event)
+        check(told["contentSchema"], event)

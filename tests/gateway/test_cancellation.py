@@ -89,14 +89,20 @@ async def test_a_waiting_client_gets_a_499(stage: Stage) -> None:
 
 async def test_what_nobody_has_taken_yet_is_cancelled_too(stage: Stage) -> None:
     """It waits behind 64 others."""
-    stage.verifier.script = wait_for_cancel
+    sixty_four = asyncio.Event()
+
+    async def count(verifier: ScriptedVerifier, request: GenerateRequest) -> Terminal:
+        if len(verifier.requests) == 64:
+            sixty_four.set()
+        return await wait_for_cancel(verifier, request)
+
+    stage.verifier.script = count
     async with AsyncExitStack() as stack:
         for number in range(4):
             await stack.enter_async_context(
                 streaming(stage.http, stage.url, f"busy-{number}", n=16)
             )
-        while len(stage.verifier.requests) < 64:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(sixty_four.wait(), 10)
         headers = {"x-request-id": "w"}
         waiting = asyncio.create_task(
             stage.http.post(stage.url + PATH, json={"prompt": "x"}, headers=headers)

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
+import aiohttp
+
+from services.gateway.config import GatewayConfig
+from services.gateway.service import GatewayService
 from services.gateway.tally import Tally
+from shared.bus.memory import MemoryBus
+from shared.config import BusConfig
 from shared.generation import Times
 from shared.messages import DrafterReport, Finished, GenerateRequest, GenerationReport
 from shared.service import Terminal
-from shared.topics import generate_requests, score_requests
+from shared.topics import generate_requests, recommend_requests, score_requests
 from tests.gateway.conftest import MODEL, REPORT, ScriptedVerifier, Stage, fail, wait_for_cancel
+from tests.system import running
 
 DRAFTERS = [
     DrafterReport("small", 2, 8, 0, 6, 2, 0.9),
@@ -93,15 +101,17 @@ async def test_what_fails_is_not_counted_and_what_is_at_work_is_in_flight(stage:
         await stage.verifier.cancelled.get()
 
 
-async def test_queues_are_what_nobody_has_taken(stage: Stage) -> None:
-    bus = stage.gateway.bus
-    stage.verifier.drain()
-    await bus.withdraw([stage.verifier.instance_id])
-    topic, scores = generate_requests(MODEL), score_requests("import-next")
-    for _ in range(2):
-        await bus.publish_bytes(topic.name, b"waits")  # type: ignore[attr-defined]
-    await bus.publish_bytes(scores.name, b"waits")  # type: ignore[attr-defined]
-    assert (await status(stage))["queues"] == {"generate": 2, "recommend": 1}
+async def test_queues_are_what_nobody_has_taken(model_folder: Path) -> None:
+    bus = MemoryBus(BusConfig())
+    gateway = GatewayService(GatewayConfig(port=0, model=model_folder), bus, BusConfig())
+    waiting = {generate_requests(MODEL): 2, recommend_requests("import-next"): 1}
+    for topic, count in {**waiting, score_requests("import-next"): 3}.items():
+        for _ in range(count):
+            await bus.publish_bytes(topic.name, b"waits")
+    async with running(gateway):
+        url = f"http://127.0.0.1:{gateway.port}/v1/status"
+        async with aiohttp.request("GET", url) as response:
+            assert (await response.json())["queues"] == {"generate": 2, "recommend": 4}
 
 
 def test_a_tally_keeps_the_last_weight_and_divides_by_nothing() -> None:

@@ -69,3 +69,24 @@ def test_a_scanner_cuts_where_the_whole_text_would_be_cut(
     places = [seen.find(stop) for stop in stops if stop in seen]
     assert scanner.is_stopped == bool(places)
     assert said + scanner.flush() == (seen[: min(places)] if places else seen)
+
+
+def test_markers_that_are_kept_are_part_of_the_text(text_model: TextModel) -> None:
+    tokens = [*text_model.encode("a naïve"), 0, *text_model.encode("fox"), 1]
+    for kept, expected in [((), "a naïvefox"), (("<|im_start|>",), "a naïve<|im_start|>fox")]:
+        detokenizer = Detokenizer(text_model, kept)
+        text = "".join(map(detokenizer.push, tokens)) + detokenizer.flush()
+        assert text == expected
+
+
+def test_json_in_a_template_holds_no_marker(model_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "talker"
+    shutil.copytree(model_folder, folder)
+    template = "{% for m in messages %}{{ m['tool_calls'] | tojson }}{% endfor %}"
+    settings = [{"name": "default", "template": "none"}, {"name": "tool_use", "template": template}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": settings}))
+    model = TextModel(folder)
+    calls = [{"a": "x<|im_end|>y"}]
+    tokens = model.encode_chat([{"role": "user", "content": "", "tool_calls": calls}])
+    assert 1 not in tokens
+    assert json.loads(model.decode(tokens, with_markers=True)) == calls

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from tokenizers import Tokenizer
 
 from services.gateway.tool_deltas import CallArguments, CallStart, Content, Delta, Ids
-from services.gateway.tool_markers import MAX_BLANK_CHARS, MAX_CALL_CHARS
+from services.gateway.tool_markers import MAX_BLANK_CHARS, MAX_CALL_CHARS, MAX_NAMING_CHARS
 from services.gateway.tool_readers import MAX_HEAD_CHARS, Reader, reader
 from services.gateway.tool_schemas import (
     MAX_DEPTH,
@@ -385,7 +385,7 @@ def test_where_no_call_is_forced_the_text_is_free() -> None:
 
 
 def test_values_in_a_schema_that_look_like_references_stay() -> None:
-    odd = {"properties": {"a": {"enum": [{"$ref": "#/b"}]}, "b": {"$ref": "#"}}}
+    odd: dict[str, object] = {"properties": {"a": {"enum": [{"$ref": "#/b"}]}, "b": {"$ref": "#"}}}
     schema = json.loads(grammar(Mode("required"), [tool("time"), tool("odd", odd)], True) or "")
     properties = schema["items"]["anyOf"][1]["properties"]["arguments"]["properties"]
     assert properties["a"]["enum"] == [{"$ref": "#/b"}]
@@ -393,7 +393,7 @@ def test_values_in_a_schema_that_look_like_references_stay() -> None:
 
 
 def test_schemas_that_are_too_large_together_are_refused() -> None:
-    wide = {"properties": {f"p{n}": {"type": "string"} for n in range(5000)}}
+    wide: dict[str, object] = {"properties": {f"p{n}": {"type": "string"} for n in range(5000)}}
     with pytest.raises(InvalidRequestError, match="characters together"):
         grammar(Mode("required"), [tool("wide", wide)], True)
 
@@ -505,7 +505,7 @@ def test_what_is_held_back_has_an_end(form: Format) -> None:
     for text in (
         f'{form.opener}{{"name": "' + "x" * MAX_CALL_CHARS,
         " " * (MAX_BLANK_CHARS + 1),
-        form.opener + " " * MAX_CALL_CHARS,
+        form.opener + " " * (MAX_NAMING_CHARS + 1),
     ):
         whole, pieces = auto(form), auto(form)
         assert "".join(d.text for d in whole.push(text) if isinstance(d, Content)) == text

@@ -302,3 +302,59 @@ async def test_nobody_to_ask_is_reported_with_whom_was_asked() -> None:
     with pytest.raises(BusError, match=f"127.0.0.1:{ports[1]} do not tell where main is"):
         await bus.publish(TOPIC, request(1))
     await bus.close()
+
+
+async def test_many_published_at_once_come_in_order_and_once(
+    fragile: Bus, own_redis_server: RedisServer
+) -> None:
+    """They go together; a server that has forgotten its scripts in between is told them again."""
+    async with Redis.from_url(own_redis_server.url) as admin:
+        for start in (0, 200):
+            await admin.script_flush()
+            await asyncio.gather(
+                *(fragile.publish(TOPIC, request(number)) for number in range(start, start + 200))
+            )
+    async with fragile.subscribe(TOPIC) as subscription:
+        for number in range(400):
+            delivery = await soon(subscription)
+            assert delivery.message == request(number)
+            await delivery.ack()
+    assert await fragile.lag(TOPIC) == 0
+
+
+async def test_of_many_published_at_once_a_topic_takes_what_it_holds(
+    own_redis_server: RedisServer,
+) -> None:
+    bus = connect(BusConfig(url=own_redis_server.url, max_topic_messages=30))
+    told = await asyncio.gather(
+        *(bus.publish(TOPIC, request(number)) for number in range(50)), return_exceptions=True
+    )
+    assert told[:30] == [None] * 30
+    assert all(isinstance(error, BusError) for error in told[30:])
+    assert await bus.lag(TOPIC) == 30
+    await bus.close()
+
+
+async def test_what_a_server_took_before_it_was_full_counts_as_taken(
+    own_redis_server: RedisServer,
+) -> None:
+    """Of publications that go together, each is told its own."""
+    bus = connect(BusConfig(url=own_redis_server.url))
+    await bus.publish(TOPIC, request(0))
+    async with Redis.from_url(own_redis_server.url) as admin:
+        used = int((await admin.info("memory"))["used_memory"])
+        await admin.config_set("maxmemory", used + (4 << 20))
+        told = await asyncio.gather(
+            *(bus.publish(TOPIC, request(number, 200_000)) for number in range(1, 60)),
+            return_exceptions=True,
+        )
+        await admin.config_set("maxmemory", 0)
+    taken = [number for number, result in enumerate(told, 1) if result is None]
+    assert 0 < len(taken) < 59
+    assert await bus.lag(TOPIC) == 1 + len(taken)
+    async with bus.subscribe(TOPIC) as subscription:
+        for number in (0, *taken):
+            delivery = await soon(subscription)
+            assert delivery.message.request_id == str(number)
+            await delivery.ack()
+    await bus.close()

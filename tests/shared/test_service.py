@@ -412,3 +412,27 @@ async def test_cancelling_the_body_cancels_the_background() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended.is_set()
+
+
+async def test_two_topics_share_one_bound_and_the_low_one_comes_after(bench: Bench) -> None:
+    low = Topic("later", RecommendRequest, "workers")
+    gate = Gate()
+
+    class Ranked(Worker):
+        async def serve(self) -> None:
+            await self.announce({})
+            await self.consume(TOPIC, gate, 2, low=low)
+
+    for name in ("a", "b"):
+        request = RecommendRequest(name, "client", {}, None, 1, time.time() + 60)
+        await bench.bus.publish(low, request)
+    await bench.submit("1", "2", "3")
+    task = asyncio.create_task(Ranked(bench.bus, gate).run())
+    bench.tasks.append(task)
+    assert {await gate.next_started(), await gate.next_started()} == {"1", "2"}
+    await settle()
+    assert gate.started.empty()
+    assert (await bench.bus.lag(TOPIC), await bench.bus.lag(low)) == (1, 2)
+    gate.open.set()
+    assert {(await bench.reply()).request_id for _ in range(5)} == set("123ab")  # type: ignore[attr-defined]
+    assert [await gate.next_started() for _ in range(3)] == ["3", "a", "b"]

@@ -131,7 +131,8 @@ function response(status, given, api, schemas) {
     ...kinds.map(([kind]) => html("code", { class: "kind" }, kind)),
   ];
   const inner = kinds
-    .map(([kind, { schema, "x-itemSchema": events }]) => {
+    .map(([kind, { schema }]) => {
+      const events = schema?.properties?.data.anyOf?.[0].contentSchema;
       if (events) return html("div", {}, html("p", {}, `Each event of ${kind}:`), body(events, schemas));
       return schema?.$ref ? body(schema, schemas) : null;
     })
