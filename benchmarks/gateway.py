@@ -1,11 +1,12 @@
-"""python -m benchmarks.gateway [--seconds S] [--only SET-UP] [--profile FILE]: what the gateway costs.
+"""python -m benchmarks.gateway [--seconds S] [--rounds N] [--only SET-UP] [--profile FILE]
 
-Recommendations of ten named candidates, as JSON, against a recommender that scores nothing: it
-answers at once. Two set-ups: embedded, where the gateway's process holds that recommender too, and
-over Redis, where the gateway has a process of its own. A client of raw sockets, in this process,
-first keeps some requests under way for the most that goes through, then sends at random times at
-shares of that. CPU time is the kernel's of the gateway's process. Writes
-benchmarks/results/gateway.json; with --profile, cProfile's statistics of the embedded process.
+What the gateway costs: recommendations of ten named candidates, as JSON, of a recommender that
+scores nothing and answers at once. Three set-ups take turns: embedded, where the gateway's process
+holds that recommender too; redis, where the gateway has a process of its own; and bare, a handler
+of aiohttp's alone that answers the same, below which no gateway on it can be. A client of raw
+sockets, in this process, keeps some requests under way for the most that goes through, then sends
+at random times at half that rate. CPU time is the kernel's of the gateway's process. Writes
+benchmarks/results/gateway.json; with --profile, cProfile's statistics of that process instead.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from aiohttp import web
+
 from services.gateway.config import GatewayConfig
 from services.gateway.service import GatewayService
 from shared.bus import Bus, connect
@@ -40,9 +43,8 @@ from shared.topics import recommend_requests
 
 RESULTS = Path(__file__).parent / "results"
 MODEL = "noop"
-SET_UPS = ["embedded", "redis"]
+SET_UPS = ["bare", "embedded", "redis"]
 CONNECTIONS = 16
-SHARES = (0.25, 0.5, 0.75)
 WARM_UP_S = 2.0
 BODY = json.dumps(
     {"context": {"package": ["json"]}, "candidates": [f"item-{n}" for n in range(10)], "k": 10}
@@ -68,8 +70,31 @@ class NoRecommender(Service):
         return Scores(request.request_id, items, [0.5] * len(items), 0, "1")
 
 
+async def _bare(request: web.Request) -> web.Response:
+    body = json.loads(await request.read())
+    scored = [{"item": i, "score": 0.5, "rank": n} for n, i in enumerate(body["candidates"], 1)]
+    return web.json_response({"object": "list", "model": MODEL, "data": scored})
+
+
+async def _ready(_: web.Request) -> web.Response:
+    return web.json_response({"ready": True})
+
+
+async def serve_bare(port: int) -> None:
+    """Runs aiohttp alone until cancelled."""
+    app = web.Application()
+    app.router.add_post("/v1/recommendations", _bare)
+    app.router.add_get("/health/ready", _ready)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    await asyncio.Event().wait()
+
+
 async def serve(parts: list[str], port: int) -> None:
     """Runs the parts until SIGTERM."""
+    if parts == ["bare"]:
+        await serve_bare(port)
     bus_config = BusConfig(url=os.environ["BUS_URL"])
     bus = connect(bus_config)
     services: list[Service] = []
@@ -174,6 +199,52 @@ async def measure(port: int, pid: int, seconds: float, rate: float | None) -> Me
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A set-up, once."""
+
+    load_before: float
+    """What else wanted the machine's two cores in the minute before, in processes."""
+    most: Measured
+    half: Measured
+
+
+async def without_gateway(seconds: float) -> float:
+    """CPU time of a request on the embedded bus from and to a caller in the process, us: what of
+    the embedded set-up is not the gateway."""
+    bus_config = BusConfig()
+    bus = connect(bus_config)
+    recommender = asyncio.create_task(NoRecommender(bus, bus_config).run())
+    items, count = [f"item-{n}" for n in range(10)], 0
+    async with bus.receive("caller") as replies:
+        for number in range(CONNECTIONS):
+            await _ask(bus, items, number)
+        cpu_s, until = time.process_time(), time.perf_counter() + seconds
+        async for _ in replies:
+            count += 1
+            await _ask(bus, items, count)
+            if time.perf_counter() > until:
+                break
+        cpu_s = time.process_time() - cpu_s
+    recommender.cancel()
+    await asyncio.wait([recommender])
+    return round(cpu_s / count * 1e6, 1)
+
+
+async def _ask(bus: Bus, items: list[str], number: int) -> None:
+    context = {"package": ["json"]}
+    request = RecommendRequest(f"{number:032}", "caller", context, items, 10, bus.now() + 60)
+    await bus.publish(recommend_requests(MODEL), request)
+
+
+def one_round(name: str, seconds: float, profile: Path | None) -> Round:
+    load = round(os.getloadavg()[0], 2)
+    with system(name, profile) as (port, pid):
+        most = asyncio.run(measure(port, pid, seconds, None))
+        half = asyncio.run(measure(port, pid, seconds, most.per_s / 2))
+    return Round(load, most, half)
+
+
 async def _arrive(rate: float, idle: list[Connection], waiting: list[float]) -> None:
     """At random times, whether answers have come or not: latency counts from then on."""
     rng, at = random.Random(0), time.perf_counter()
@@ -211,15 +282,15 @@ def child(*command: str, **environment: str) -> Iterator[int]:
 
 
 @contextmanager
-def system(is_embedded: bool, profile: Path | None) -> Iterator[tuple[int, int]]:
+def system(name: str, profile: Path | None) -> Iterator[tuple[int, int]]:
     """The gateway's port and process."""
     port = free_port()
     serving = (sys.executable, "-m", "benchmarks.gateway", "--port", str(port), "--serve")
     more = () if profile is None else ("--profile", str(profile))
     with ExitStack() as stack:
-        if is_embedded:
-            command = (*serving, "gateway,recommender", *more)
-            pid = stack.enter_context(child(*command, BUS_URL="memory://"))
+        if name != "redis":
+            parts = "bare" if name == "bare" else "gateway,recommender"
+            pid = stack.enter_context(child(*serving, parts, *more, BUS_URL="memory://"))
         else:
             server = shutil.which("redis-server")
             if server is None:
@@ -228,7 +299,7 @@ def system(is_embedded: bool, profile: Path | None) -> Iterator[tuple[int, int]]
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             url = f"redis://127.0.0.1:{redis_port}/0"
             options = ("--port", str(redis_port), "--dir", folder, "--save", "")
-            stack.enter_context(child(server, *options, "--loglevel", "warning", "--logfile", "redis.log"))
+            stack.enter_context(child(server, *options, "--logfile", "redis.log"))
             stack.enter_context(child(*serving, "recommender", BUS_URL=url))
             pid = stack.enter_context(child(*serving, "gateway", *more, BUS_URL=url))
         _wait_for(port)
@@ -252,6 +323,7 @@ def _wait_for(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=SET_UPS, default=SET_UPS)
     parser.add_argument("--profile", type=Path, help="statistics of the gateway's process")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
@@ -266,18 +338,20 @@ def main() -> None:
                 asyncio.run(work)
             profiler.dump_stats(arguments.profile)
         return
-    results: dict[str, object] = {"connections": CONNECTIONS, "load_before": os.getloadavg()}
-    for name in arguments.only:
-        with system(name == "embedded", arguments.profile) as (port, pid):
-            most = asyncio.run(measure(port, pid, arguments.seconds, None))
-            runs = [most]
-            print(f"{name}: {most}")
-            for share in () if arguments.profile else SHARES:
-                rate = share * most.per_s
-                runs.append(asyncio.run(measure(port, pid, arguments.seconds, rate)))
-                print(f"{name}: {runs[-1]}")
-        results[name] = [asdict(run) for run in runs]
-    if not arguments.profile and arguments.only == SET_UPS:
+    without_us = [asyncio.run(without_gateway(arguments.seconds)) for _ in range(arguments.rounds)]
+    print(f"the embedded set-up without a gateway: {sorted(without_us)} us a request")
+    found: dict[str, list[Round]] = {name: [] for name in arguments.only}
+    for _ in range(arguments.rounds):
+        for name in arguments.only:
+            found[name].append(one_round(name, arguments.seconds, arguments.profile))
+            print(f"{name}: {found[name][-1]}", flush=True)
+    for name, rounds in found.items():
+        costs = sorted(one.most.gateway_cpu_us for one in rounds)
+        rates = sorted(one.most.per_s for one in rounds)
+        print(f"{name}: {costs} us a request, {rates} requests/s")
+    if arguments.profile is None and arguments.only == SET_UPS:
+        results: dict[str, object] = {"without_gateway_us": without_us}
+        results |= {name: [asdict(one) for one in rounds] for name, rounds in found.items()}
         (RESULTS / "gateway.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

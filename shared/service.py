@@ -13,7 +13,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from shared.bus.base import Bus, Delivery, Instance
 from shared.config import BusConfig
@@ -106,15 +106,21 @@ class Service(ABC):
         those of `low`; sends each one's terminal message, which acknowledges it. Returns when
         draining and nothing is in work."""
         room = asyncio.Semaphore(max_in_flight)
-        async with self.bus.subscribe(topic, low) as inbound, asyncio.TaskGroup() as work:
-            while True:
-                if not await self._unless_draining(room.acquire()):
-                    break
-                delivery = await self._unless_draining(inbound.next())
-                if delivery is None:
-                    break
-                task = work.create_task(self._answer(delivery, handle))
-                task.add_done_callback(lambda _: room.release())
+        drain = asyncio.ensure_future(self.draining.wait())
+        try:
+            async with self.bus.subscribe(topic, low) as inbound, asyncio.TaskGroup() as work:
+                while True:
+                    if not room.locked():  # as mostly, and then nobody has to be waited for
+                        await room.acquire()
+                    elif not await _before(drain, room.acquire()):
+                        break
+                    delivery = await _before(drain, inbound.next())
+                    if delivery is None:
+                        break
+                    task = work.create_task(self._answer(delivery, handle))
+                    task.add_done_callback(lambda _: room.release())
+        finally:
+            drain.cancel()
 
     async def _answer(
         self, delivery: Delivery[R], handle: Callable[[R], Awaitable[Terminal]]
@@ -208,23 +214,23 @@ class Service(ABC):
             work.cancel()
             await asyncio.wait([work, lost])
 
-    async def _unless_draining(self, operation: Awaitable[T]) -> T | None:
-        """The operation's result, or None as soon as a drain begins."""
-        wanted = asyncio.ensure_future(operation)
-        stop = asyncio.ensure_future(self.draining.wait())
-        try:
-            await asyncio.wait([wanted, stop], return_when=asyncio.FIRST_COMPLETED)
-            return wanted.result() if wanted.done() else None
-        finally:
-            stop.cancel()
-            wanted.cancel()
-            await asyncio.wait([wanted, stop])
-
     async def _leave(self) -> None:
         try:
             await self.registry.withdraw(self.instance_id)
         except BusError as error:
             logger.warning("not withdrawn, the lease will end: %s", error)
+
+
+async def _before(end: asyncio.Future[Any], operation: Awaitable[T]) -> T | None:
+    """The operation's result, or None as soon as the end has come."""
+    wanted: asyncio.Future[Any] = asyncio.ensure_future(operation)
+    try:
+        await asyncio.wait([wanted, end], return_when=asyncio.FIRST_COMPLETED)
+        return wanted.result() if wanted.done() else None
+    finally:
+        if not wanted.done():
+            wanted.cancel()
+            await asyncio.wait([wanted])
 
 
 @asynccontextmanager

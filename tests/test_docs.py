@@ -23,6 +23,7 @@ DOCUMENTS = (
     "CHANGELOG.md",
     "deploy/autoscaler/README.md",
     "docs/cli.md",
+    "docs/observability.md",
     "docs/recommender.md",
 )
 CONFIGS: list[type[Settings]] = [

@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 from services.__main__ import PARTS
+from tests.observability_tables import PAGE, metrics, written
 from tests.test_deploy import SERVICES
 from tests.test_docs import ROOT
 
@@ -283,6 +284,15 @@ def test_every_metric_is_on_a_dashboard() -> None:
                 family = value.describe()[0]
                 names = {family.name + suffix for suffix in SUFFIXES[family.type]}
                 assert names & shown, family.name
+
+
+def test_the_page_names_every_metric_and_every_alert_as_they_are() -> None:
+    page = PAGE.read_text()
+    assert written(page) == page, "python -m tests.observability_tables writes it anew"
+    listed = {name for part in PARTS for name in metrics(f"services.{part}.metrics")}
+    assert len(listed) > 50
+    for metric in listed:
+        assert metric.describe()[0].name in page
 
 
 def test_what_vllms_dashboards_read_is_there() -> None:

@@ -40,28 +40,43 @@ def mixed_precision(device: str) -> torch.autocast:
 
 @dataclass(slots=True)
 class Budget:
-    """Time to train, of one run or of several that take turns."""
+    """Time to train, or steps, of one run or of several that take turns."""
 
     seconds: float
     spent_s: float = 0.0
+    num_steps: int | None = None
+    """Where it is not time that is limited."""
+    step: int = 0
+
+    @property
+    def share(self) -> float:
+        """How much of it is spent, from 0 to 1."""
+        if self.num_steps is not None:
+            return self.step / self.num_steps
+        return self.spent_s / self.seconds
 
     @property
     def is_spent(self) -> bool:
-        return self.spent_s >= self.seconds
+        return self.share >= 1.0
 
 
 class Run:
     """A model in training, with its optimizers and its place in the budget."""
 
-    def __init__(self, model: LlamaForCausalLM, folder: Path, budget: Budget) -> None:
+    def __init__(
+        self, model: LlamaForCausalLM, folder: Path, budget: Budget, rate: float = 1.0
+    ) -> None:
+        """`rate` is a factor of the learning rates: less than 1 for a model that knows much."""
         self.model = model
+        self._highest_rate = rate
         self.folder = folder
         self.budget = budget
         self.step = 0
         self.num_tokens = 0
         self.loss = float("nan")
-        matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-        others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+        named = list(model.named_parameters())
+        matrices = [p for n, p in named if p.ndim == 2 and not _is_of_tokens(n)]
+        others = [p for n, p in named if p.ndim != 2 or _is_of_tokens(n)]
         self._optimizers: list[tuple[torch.optim.Optimizer, float]] = [
             (Muon(matrices, lr=MUON_RATE, weight_decay=0.05), MUON_RATE),
             (
@@ -92,6 +107,7 @@ class Run:
         self.loss = value if self.step == 0 else 0.98 * self.loss + 0.02 * value
         self.step += 1
         self.num_tokens += batch.numel()
+        self.budget.step = self.step
         self.budget.spent_s += time.monotonic() - started
 
     def save(self) -> None:
@@ -118,6 +134,7 @@ class Run:
         self.model.tie_weights()
         place = json.loads((self.folder / "place.json").read_text())
         self.step, self.num_tokens = place["step"], place["num_tokens"]
+        self.budget.step = self.step
         self.budget.spent_s, self.loss = place["elapsed_s"], place["loss"]
         tensors = load_file(self.folder / "optimizer.safetensors")
         for number, (optimizer, _) in enumerate(self._optimizers):
@@ -130,8 +147,14 @@ class Run:
             optimizer.load_state_dict(whole)
 
     def _rate(self) -> float:
-        left = 1.0 - self.budget.spent_s / self.budget.seconds
-        return min(1.0, (self.step + 1) / WARM_UP_STEPS, max(left, 0.01) / DECAY_SHARE)
+        left = 1.0 - self.budget.share
+        rate = min(1.0, (self.step + 1) / WARM_UP_STEPS, max(left, 0.01) / DECAY_SHARE)
+        return rate * self._highest_rate
+
+
+def _is_of_tokens(name: str) -> bool:
+    """Whether a parameter has a row for each token."""
+    return "embed" in name or "lm_head" in name
 
 
 def train(runs: Sequence[Run], next_batch: Callable[[int], IntArray], loss_of: LossOf) -> None:
@@ -157,8 +180,11 @@ def train(runs: Sequence[Run], next_batch: Callable[[int], IntArray], loss_of: L
 def report(runs: Sequence[Run]) -> None:
     """One line of progress, overwritten on a terminal."""
     first, budget = runs[0], runs[0].budget
+    minutes = f"{budget.spent_s / 60:.1f}"
+    if budget.num_steps is None:
+        minutes += f" of {budget.seconds / 60:.0f}"
     line = (
-        f"{budget.spent_s / 60:.1f} of {budget.seconds / 60:.0f} min, step {first.step}, "
+        f"{budget.share:.0%}, {minutes} min, step {first.step}, "
         f"{first.num_tokens / 1e6:.2f} M tokens, "
         f"{first.num_tokens / max(budget.spent_s, 1e-9):.0f} tokens/s, loss of "
         + ", ".join(f"{run.folder.name} {run.loss:.3f}" for run in runs)

@@ -76,7 +76,7 @@ async def listed(bus: Bus, topic: str | None) -> list[str]:
             told = read(letter)
             when = f"{_time(letter.buried)}Z"
             cells = (letter.letter_id, when, letter.topic, told.type, told.request_id)
-            rows.append((*cells, letter.reason))
+            rows.append((*cells, " ".join(letter.reason.split())))
     if not rows:
         return ["no dead letters"]
     return list(aligned(HEAD, rows))

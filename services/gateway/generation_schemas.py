@@ -112,18 +112,18 @@ class ChatLogprobs(Answer):
     refusal: None
 
 
-class CalledFunction(Answer):
+class AnsweredFunction(Answer):
     name: str
     arguments: str
     """JSON text of an object."""
 
 
-class Called(Answer):
+class AnsweredCall(Answer):
     """A call that the model makes."""
 
     id: str
     type: Literal["function"]
-    function: CalledFunction
+    function: AnsweredFunction
 
 
 class AnsweredMessage(Answer):
@@ -131,7 +131,7 @@ class AnsweredMessage(Answer):
     content: str | None
     """Null where there are calls alone."""
     refusal: None
-    tool_calls: list[Called] | None = None
+    tool_calls: list[AnsweredCall] | None = None
 
 
 class ChatChoice(Answer):

@@ -9,6 +9,7 @@ import re
 import select
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ from tests.cli.conftest import CLI, PATIENCE_S, ROOT
 
 ROWS, COLUMNS = 40, 120
 RETRY_S = 3.0
+# The session's terminal, so that Ctrl-C reaches the command as a signal.
+OWN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-Z\\-_=>])")
 
 
@@ -82,14 +89,13 @@ def terminal(*arguments: object, **environment: str) -> Iterator[Terminal]:
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     process = subprocess.Popen(
-        [*CLI, *map(str, arguments)],
+        [sys.executable, "-c", OWN_TERMINAL, *CLI, *map(str, arguments)],
         cwd=ROOT,
         env={**kept, "TERM": "xterm-256color", **environment},
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        # A session whose terminal it is, so that Ctrl-C reaches it as a signal.
-        preexec_fn=_own_terminal,
+        start_new_session=True,
     )
     os.close(slave)
     try:
@@ -98,8 +104,3 @@ def terminal(*arguments: object, **environment: str) -> Iterator[Terminal]:
         process.kill()
         process.wait()
         os.close(master)
-
-
-def _own_terminal() -> None:
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -1,4 +1,4 @@
-"""Models as transformers saves them, added, and served by the whole system without a changed token."""
+"""Models as transformers saves them, added and served: not one token is another."""
 
 from __future__ import annotations
 

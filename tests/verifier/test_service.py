@@ -10,6 +10,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.verifier.config import VerifierConfig
 from services.verifier.service import VerifierService
@@ -18,7 +19,7 @@ from shared.config import BusConfig
 from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
 from shared.messages import Cancel, Cancelled, Failed, Finished, GenerateRequest, Release
-from shared.topics import generate_requests
+from shared.topics import batch_generate_requests, generate_requests
 from tests.system import Answer, Client, decode_plainly, running
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 
@@ -75,10 +76,33 @@ async def send(client: Client, **changes: object) -> str:
     return request_id
 
 
+async def test_what_can_wait_is_served_as_well(client: Client, folder: Path) -> None:
+    request_id = uuid.uuid4().hex
+    request = GenerateRequest(request_id, client.inbox, PROMPT, 4, GREEDY, [], time.time() + 60)
+    answer = client.answers[request_id] = Answer([], [], asyncio.Event())
+    await client.bus.publish(batch_generate_requests(client.model), request)
+    assert isinstance(await ending(client, request_id), Finished)
+    assert answer.tokens == text_of(folder, PROMPT, 4)
+
+
 async def test_it_stops_at_the_limit_and_says_so(client: Client, folder: Path) -> None:
     tokens, finished = await client.generate(PROMPT, 20, GREEDY)
     assert tokens == text_of(folder, PROMPT, 20)
     assert finished.reason == "length"
+
+
+async def test_metrics_tell_of_what_is_in_work(client: Client) -> None:
+    def value(name: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"model_name": client.model})
+
+    assert value("vllm:num_requests_running") == value("vllm:kv_cache_usage_perc") == 0
+    request_id = await send(client, max_tokens=MAX_CONTEXT - len(PROMPT))
+    async with asyncio.timeout(20):
+        await client.answers[request_id].begun.wait()
+    assert value("vllm:num_requests_running") == 1
+    assert 0 < value("vllm:kv_cache_usage_perc") <= 1 / 4  # one of the four slots
+    await ending(client, request_id)
+    assert value("vllm:num_requests_running") == value("vllm:kv_cache_usage_perc") == 0
 
 
 async def test_it_stops_at_a_stop_token_which_is_the_last_one_sent(
