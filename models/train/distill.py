@@ -22,7 +22,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+)
 
 from models.checks import require_same_tokens, tokenizer
 from models.library import MODELS, NAME
@@ -165,28 +171,28 @@ def _window_of(model: LlamaForCausalLM) -> int:
 
 def _base(base: str | None, target: Path, manifest: Manifest) -> tuple[LlamaForCausalLM, str]:
     """The model to begin with, and how the report names it. Raises ModelError."""
-    if base is None or base.endswith(".json"):
-        config = _fresh(manifest) if base is None else _config(Path(base))
-        model = AutoModelForCausalLM.from_config(config)
-        origin = "fresh" if base is None else Path(base).name
-    else:
-        folder = Path(base)
+    folder = None if base is None or base.endswith(".json") else Path(base)
+    if folder is not None:
         if not folder.is_dir():
             raise ModelError(f"--base {base} is neither a folder nor a .json configuration")
         hint = "A draft model to begin with must have the target's tokens."
         require_same_tokens(target, folder, hint)
-        if (folder / FILE_NAME).is_file():
-            load_manifest(folder)
-            model = shipped.restore(_llama(folder), folder)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True
-            )
-        origin = folder.resolve().name
-    if model.config.vocab_size != manifest.vocab_size:
+    config = _fresh(manifest) if base is None else _config(Path(base))
+    origin = "fresh" if base is None else Path(base).resolve().name
+    # Before it is built: a configuration may ask for more than fits in memory.
+    if config.vocab_size != manifest.vocab_size:
         raise ModelError(
-            f"{origin} has {model.config.vocab_size} tokens, but {manifest.name} has "
+            f"{origin} has {config.vocab_size} tokens, but {manifest.name} has "
             f"{manifest.vocab_size}"
+        )
+    if folder is None:
+        model = AutoModelForCausalLM.from_config(config)
+    elif (folder / FILE_NAME).is_file():
+        load_manifest(folder)
+        model = shipped.restore(_llama(config, folder), folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True
         )
     return model.eval(), origin
 
@@ -204,16 +210,15 @@ def _fresh(manifest: Manifest) -> LlamaConfig:
     )
 
 
-def _config(file: Path) -> AutoConfig:
+def _config(place: Path) -> PreTrainedConfig:
     try:
-        return AutoConfig.from_pretrained(file)
+        return AutoConfig.from_pretrained(place)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ModelError(f"--base {file} is no model's configuration: {reason}") from error
+        raise ModelError(f"--base {place} is no model's configuration: {reason}") from error
 
 
-def _llama(folder: Path) -> LlamaForCausalLM:
-    config = AutoConfig.from_pretrained(folder)
+def _llama(config: PreTrainedConfig, folder: Path) -> LlamaForCausalLM:
     if not isinstance(config, LlamaConfig):
         raise ModelError(
             f"{folder} is an export of a {config.model_type}: of exported models only Llamas can "

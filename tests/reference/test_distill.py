@@ -73,7 +73,11 @@ def url() -> Iterator[str]:
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Texts and chats."""
     file = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    bodies: list[dict[str, object]] = [{"prompt": f"    def {name}(self):\n"} for name in NAMES]
+    bodies: list[dict[str, object]] = [
+        {"prompt": f"    def {name}({arguments}):\n        "}
+        for name in NAMES
+        for arguments in ("self", "self, path", "self, *args", "name, value=None", "")
+    ]
     bodies += [
         {"messages": [{"role": "user", "content": f"What does textwrap.{name} do?"}]}
         for name in NAMES
@@ -87,12 +91,23 @@ def collected(url: str, prompts: Path, tmp_path_factory: pytest.TempPathFactory)
     """The file of the target's answers to all of them."""
     file = tmp_path_factory.mktemp("collected") / "answers.jsonl"
     found = collector(url).collect(read_prompts(prompts), distill.tokenizer(TARGET), file)
-    assert len(found) == 2 * 2 * len(NAMES)
+    assert len(found) == 2 * 6 * len(NAMES)
     return file
 
 
 def collector(url: str, model: str = "quorum-6m") -> Collector:
     return Collector(url, model, key=None, max_tokens=48, concurrency=4)
+
+
+def read_back(folder: Path) -> LlamaForCausalLM:
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder))
+    return shipped.restore(model, folder).eval()
+
+
+def learned(prompts: Path, collected: Path) -> list[Answer]:
+    """The answers that training is given."""
+    apart = held_out(read_prompts(prompts))
+    return [answer for answer in read_answers(collected).values() if answer.digest not in apart]
 
 
 def started(out: Path, collected: Path) -> Path:
@@ -106,7 +121,7 @@ def test_answers_are_what_the_target_says_and_are_asked_for_once(
     url: str, prompts: Path, collected: Path, tmp_path: Path
 ) -> None:
     kept = read_answers(collected)
-    model = shipped.restore(distill._llama(TARGET), TARGET).eval()
+    model = read_back(TARGET)
     said = list(kept.values())
     # The target agrees with itself: the tokens, their places and the random numbers are right.
     assert min(distill.agreements(model, said).values()) > 0.999
@@ -127,15 +142,20 @@ def test_a_fresh_draft_model_learns_and_is_served(
 ) -> None:
     out = started(tmp_path / "mine", collected)
     arguments = ["--prompts", str(prompts), "--model", str(TARGET), "--out", str(out)]
-    assert distill.main([*arguments, "--url", NOWHERE, "--steps", "60"]) == 0
+    assert distill.main([*arguments, "--url", NOWHERE, "--steps", "100"]) == 0
     printed = capsys.readouterr().out
     assert "before: agrees with " in printed
-    assert "after 60 steps: agrees with " in printed
+    assert "after 100 steps: agrees with " in printed
     report = json.loads((out / "distilled.json").read_text())
     assert report["num_answers"] + report["num_held_out"] == len(read_answers(collected))
-    for temperature in ("0", "1"):
-        assert report["after"][temperature] > report["before"][temperature]
     assert report["after"]["0"] > report["before"]["0"] + 0.1
+    torch.manual_seed(distill.SEED)
+    fresh, _ = distill._base(None, TARGET, load_manifest(TARGET))
+    before, after = (
+        distill.agreements(model, learned(prompts, collected)) for model in (fresh, read_back(out))
+    )
+    assert after["0"] > before["0"] + 0.2
+    assert after["1"] > before["1"]
     manifest = load_manifest(out)
     assert (manifest.name, manifest.precision, manifest.vocab_size) == ("mine", "fp16", 4096)
     assert set(manifest.files) >= {"model.onnx", "tokenizer.json", "chat_template.jinja"}
@@ -154,21 +174,21 @@ def test_a_shipped_draft_model_is_gone_on_from(
     prompts: Path, collected: Path, tmp_path: Path
 ) -> None:
     out = started(tmp_path / "better", collected)
+    small = str(MODELS / "quorum-draft-small")
     found = distill.distil(
         collector(NOWHERE),
         prompts,
         TARGET,
         out,
-        base=str(MODELS / "quorum-draft-small"),
+        base=small,
         budget=Budget(600, num_steps=30),
     )
     assert found.base == "quorum-draft-small"
     assert found.before["0"] > 0.4
-    model = shipped.restore(distill._llama(out), out)
-    apart = held_out(read_prompts(prompts))
-    learned = [a for a in read_answers(collected).values() if a.digest not in apart]
-    base, _ = distill._base(str(MODELS / "quorum-draft-small"), TARGET, load_manifest(TARGET))
-    before, after = distill.agreements(base, learned), distill.agreements(model, learned)
+    base, _ = distill._base(small, TARGET, load_manifest(TARGET))
+    before, after = (
+        distill.agreements(model, learned(prompts, collected)) for model in (base, read_back(out))
+    )
     assert after["0"] > before["0"]
 
 
@@ -222,11 +242,11 @@ def test_only_what_the_target_said_is_learned() -> None:
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([[3, 4, 5, 6, 7]])).logits[0].log_softmax(-1)
     expected = -(logits[2, 6] + logits[3, 7]) / 2
-    assert float(loss.detach()) == pytest.approx(float(expected), abs=1e-5)
+    assert float(loss.detach()) == pytest.approx(float(expected), abs=2e-3)
     # Padding is neither read nor learned.
     padded = np.concatenate([batch, np.full((len(batch), 3), ~0)], axis=1)
     other = distill.answer_loss(model, torch.from_numpy(padded))
-    assert float(other.detach()) == pytest.approx(float(expected), abs=1e-5)
+    assert float(other.detach()) == pytest.approx(float(expected), abs=2e-3)
 
 
 def test_the_split_does_not_depend_on_the_other_prompts(prompts: Path) -> None:

@@ -96,13 +96,18 @@ function limits(schema, given) {
   const parts = [];
   const low = schema.minimum ?? schema.exclusiveMinimum;
   const high = schema.maximum ?? schema.exclusiveMaximum;
-  if (low !== undefined) parts.push(`${schema.minimum === undefined ? ">" : "≥"} ${low}`);
-  if (high !== undefined) parts.push(`${schema.maximum === undefined ? "<" : "≤"} ${high}`);
+  if (low !== undefined) parts.push(`${schema.minimum === undefined ? ">" : "≥"} ${shown(low)}`);
+  if (high !== undefined) parts.push(`${schema.maximum === undefined ? "<" : "≤"} ${shown(high)}`);
   const most = schema.maxItems ?? schema.maxLength ?? schema.maxProperties;
   if (most !== undefined) parts.push(`at most ${most} ${schema.maxLength ? "characters" : "entries"}`);
   const start = given.default ?? schema.default;
   if (start !== undefined && start !== null) parts.push(`default ${JSON.stringify(start)}`);
   return parts.join(", ");
+}
+
+/** @param {number} value @returns {string} */
+function shown(value) {
+  return Math.abs(value) === 2 ** 63 ? `${value < 0 ? "-" : ""}2^63` : String(value);
 }
 
 /** @param {Schema} schema @returns {Schema} */

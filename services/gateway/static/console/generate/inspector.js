@@ -26,10 +26,10 @@ export class Inspector {
   /** @param {Round} round @param {number | null} place of the token that is looked at */
   show(round, place) {
     this.name.textContent = `round ${round.index + 1}, ${duration(lasted(round))}`;
-    const isPlain = round.draft.length === 0 && round.votes.length === 0;
+    const isPlain = round.draft.length === 0 && round.votes.every((vote) => vote.tokens.length === 0);
     this.body.replaceChildren(
       html("p", { class: "verdict" }, verdict(round)),
-      isPlain ? html("p", { class: "empty" }, "No drafts in this round: the target drew by itself.") : votes(round, place),
+      isPlain ? html("p", { class: "empty" }, "Nobody proposed anything in this round: the target went on by itself.") : votes(round, place),
       times(round),
     );
   }

@@ -170,7 +170,7 @@ export class Timeline {
     if (end === 0 || width === 0) return;
     const step = tick(end / Math.max(1, width / 110));
     const ticks = [];
-    for (let i = 0; i * step < end; i += 1) {
+    for (let i = 0; i * step < end - (end * 50) / width; i += 1) {
       ticks.push(html("span", { class: "tick", "--at": (i * step) / end }, duration(i * step)));
     }
     this.axis.replaceChildren(...ticks);

@@ -15,6 +15,9 @@ import { tellingRound, Trace } from "./trace.js";
 
 /** @typedef {"idle" | "waiting" | "streaming" | "done" | "stopped" | "failed"} State */
 
+/** Tokens are drawn as they come, charts a few times a second: they can be read, and cost little. */
+const CHARTS_PERIOD_MS = 200;
+
 export class GenerationView {
   /** @param {(drafter: string) => number | null} usual @param {() => void} onEnd */
   constructor(usual, onEnd) {
@@ -29,6 +32,7 @@ export class GenerationView {
     this.trace = new Trace();
     this.text = "";
     this.isFrameAsked = false;
+    this.chartsDrawn = 0;
     /** @type {import("./trace.js").Token[]} */
     this.fresh = [];
     /** @type {AbortController | null} */
@@ -91,17 +95,20 @@ export class GenerationView {
     else if (this.trace.rounds.length === 0) this.answer.addPlain(step.text);
     if (!this.isFrameAsked) {
       this.isFrameAsked = true;
-      requestAnimationFrame(() => {
+      requestAnimationFrame((now) => {
         this.isFrameAsked = false;
-        this.#draw();
+        this.#draw(now - this.chartsDrawn > CHARTS_PERIOD_MS);
       });
     }
   }
 
-  #draw() {
+  /** @param {boolean} [withCharts] */
+  #draw(withCharts = true) {
     if (this.fresh.length > 0) this.answer.add(this.fresh);
     this.fresh = [];
     this.legend.show(this.trace.counts);
+    if (!withCharts) return;
+    this.chartsDrawn = performance.now();
     this.answer.single(this.legend.pressed);
     this.timeline.show(this.trace);
     this.charts.show(this.trace);

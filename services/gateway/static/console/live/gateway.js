@@ -17,7 +17,7 @@ export class GatewayCharts {
     this.speed = new LineChart(place, "Tokens per second");
     this.inFlight = new LineChart(place, "Requests in flight");
     this.queue = new LineChart(place, "Waiting in queues");
-    this.acceptance = new ShareBars(place, "Acceptance by drafter", "of all finished requests");
+    this.acceptance = new ShareBars(place, "Acceptance by drafter", "");
     this.instances = html("ul", { class: "instances", "aria-label": "Live instances" });
     place.append(this.instances);
     /** @type {any[]} */
@@ -43,7 +43,7 @@ export class GatewayCharts {
         name,
         hue: colourOf(name),
         share: own.acceptance,
-        text: `${percent(own.acceptance)} of ${whole(own.num_proposed_tokens)}`,
+        text: `${percent(own.acceptance)} of ${whole(own.num_proposed_tokens)} tokens`,
         usual: null,
       })),
     );

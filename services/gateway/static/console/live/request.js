@@ -2,7 +2,7 @@
 
 import { lasted } from "../generate/trace.js";
 import { byId } from "../lib/dom.js";
-import { percent, short } from "../lib/format.js";
+import { percent, short, whole } from "../lib/format.js";
 import { colourOf } from "../lib/palette.js";
 import { LineChart, RoundBars, ShareBars } from "./charts.js";
 
@@ -65,7 +65,7 @@ export class RequestCharts {
   #showAcceptance(trace) {
     const rows = [...trace.drafters].sort().map(([name, { proposed, agreed }]) => {
       const share = proposed > 0 ? agreed / proposed : 0;
-      const text = `${percent(share)} of ${proposed}`;
+      const text = proposed > 0 ? `${percent(share)} of ${whole(proposed)} tokens` : "nothing proposed";
       return { name, hue: colourOf(name), share, text, usual: this.usual(name) };
     });
     this.acceptance.show(rows);

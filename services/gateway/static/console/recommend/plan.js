@@ -11,8 +11,9 @@ import { squarified } from "./treemap.js";
  *   ns_an_item: number, stored: Stored[]}} Plan
  */
 
-/** Of a tier's picture, as wide as high; only the proportions matter. */
-const ASPECT = 3.2;
+/** How wide the picture of all tiers is for its height, and how flat a small tier's may be. */
+const ASPECT = 2.7;
+const MAX_ASPECT = 24;
 const NUM_COLOURS = 5;
 
 /** @param {HTMLElement} place @param {Plan} plan */
@@ -59,11 +60,12 @@ function figures(plan) {
 /** @param {Plan} plan @param {string} name @param {Stored[]} stored @param {number} colour @param {HTMLElement} detail */
 function tier(plan, name, stored, colour, detail) {
   const size = stored.reduce((sum, one) => sum + one.bytes, 0);
-  const boxes = squarified(stored.map((one) => one.bytes), ASPECT, 1);
-  const blocks = stored.map((one, i) => block(one, boxes[i], detail));
+  const width = Math.min(MAX_ASPECT, ASPECT / (size / plan.bytes));
+  const boxes = squarified(stored.map((one) => one.bytes), width, 1);
+  const blocks = stored.map((one, i) => block(one, { ...boxes[i], x: boxes[i].x / width, width: boxes[i].width / width }, detail));
   return html(
     "section",
-    { class: "tier", "--hue": `var(--tier-${colour})`, "--weight": Math.sqrt(size / plan.bytes), "aria-label": `Tier ${name}` },
+    { class: "tier", "--hue": `var(--tier-${colour})`, "--weight": size / plan.bytes, "aria-label": `Tier ${name}` },
     html("h3", {}, html("span", { class: "swatch", "aria-hidden": "true" }), name, html("span", { class: "tier-note" }, `${bytes(size)}, ${percent(size / plan.bytes)}`)),
     html("div", { class: "tier-map" }, ...blocks),
   );
@@ -80,9 +82,9 @@ function block(stored, box, detail) {
       class: `block ${word}`,
       type: "button",
       "aria-label": `${name}, ${word}, ${bytes(stored.bytes)}`,
-      "--x": box.x / ASPECT,
+      "--x": box.x,
       "--y": box.y,
-      "--w": box.width / ASPECT,
+      "--w": box.width,
       "--h": box.height,
       onpointerenter: show,
       onfocus: show,

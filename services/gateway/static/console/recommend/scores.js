@@ -5,6 +5,9 @@ import { counted } from "../lib/format.js";
 
 /** @typedef {{item?: string, index?: number, score: number, rank: number}} Scored */
 
+/** The lowest score has a bar too. */
+const LEAST = 0.02;
+
 /** @param {HTMLElement} place @param {{data: Scored[], num_unknown?: number}} answer */
 export function drawScores(place, answer) {
   const scores = answer.data.map((one) => one.score);
@@ -14,7 +17,7 @@ export function drawScores(place, answer) {
   const rows = answer.data.map((one) =>
     html(
       "li",
-      { "--share": (one.score - lowest) / range },
+      { "--share": LEAST + (1 - LEAST) * ((one.score - lowest) / range) },
       html("span", { class: "rank" }, String(one.rank)),
       html("span", { class: "item" }, one.item ?? `item ${one.index}`),
       html("span", { class: "score" }, one.score.toPrecision(4)),
