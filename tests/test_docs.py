@@ -22,7 +22,9 @@ DOCUMENTS = (
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "deploy/autoscaler/README.md",
+    "docs/api.md",
     "docs/cli.md",
+    "docs/messages.md",
     "docs/observability.md",
     "docs/recommender.md",
 )

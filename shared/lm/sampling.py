@@ -52,9 +52,9 @@ class Place:
 def draw(logits: FloatArray, places: Sequence[Place]) -> IntArray:
     """Tokens [N], one for each place, given logits [N, V].
 
-    Order: what may not be drawn, logit bias, penalties, then greedy, or temperature, min-p, top-k, top-p. Presence and
-    frequency penalties count generated tokens, the repetition penalty prompt tokens too. Ties go
-    to the lowest token id. Each row is drawn as if it were alone.
+    Order: what may not be drawn, logit bias, penalties, then greedy, or temperature, min-p, top-k,
+    top-p. Presence and frequency penalties count generated tokens, the repetition penalty prompt
+    tokens too. Ties go to the lowest token id. Each row is drawn as if it were alone.
     """
     tokens: IntArray = logits.argmax(axis=1)
     others = _not_argmax(places)

@@ -28,8 +28,8 @@ def gateway_settings(tmp_path: Path) -> dict[str, object]:
 
 @pytest.fixture
 async def page(stage: Stage) -> AsyncIterator[Any]:
-    """The page as somebody without a key finds it. Whatever it logs as an error must have been
-    the 401 of that."""
+    """The page as somebody without a key finds it. All that the browser may complain of are
+    answers with a 4xx, which it logs by itself."""
     async with playwright.async_playwright() as running:
         browser = await running.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -41,7 +41,7 @@ async def page(stage: Stage) -> AsyncIterator[Any]:
         await opened.goto(f"{stage.url}/docs")
         yield opened
         await browser.close()
-        assert [error for error in errors if "401" not in error] == []
+        assert [error for error in errors if "with a status of 4" not in error] == []
 
 
 async def enter_key(page: Any) -> None:
@@ -63,8 +63,8 @@ async def test_a_route_is_found_opened_and_tried_by_keyboard(page: Any) -> None:
     await enter_key(page)
     await page.focus("#theme")
     await page.keyboard.press("/")
-    await page.keyboard.type("post chat")
-    assert await page.inner_text("#filter-count") == "1 routes"
+    await page.keyboard.type("post chat/completions")
+    assert await page.inner_text("#filter-count") == "1 route"
     await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
     form = page.locator("#post_v1_chat_completions form.trial")

@@ -162,7 +162,7 @@ function filter() {
   for (const group of document.querySelectorAll(".group, .entries")) {
     group.hidden = group.querySelector("[data-words]:not([hidden])") === null;
   }
-  byId("filter-count").textContent = `${count} routes`;
+  byId("filter-count").textContent = `${count} ${count === 1 ? "route" : "routes"}`;
 }
 
 /** Opens the route that the address names. */

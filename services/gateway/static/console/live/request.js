@@ -17,7 +17,7 @@ export class RequestCharts {
     this.usual = usual;
     this.first = 0;
     this.selected = -1;
-    this.acceptance = new ShareBars(place, "Acceptance by drafter", "the line: this gateway so far");
+    this.acceptance = new ShareBars(place, "Acceptance by drafter", "line: this gateway");
     this.lengths = new RoundBars(place, "Speculation length");
     this.speed = new LineChart(place, "Tokens per second");
     this.weights = new LineChart(place, "Weights");
