@@ -62,7 +62,7 @@ types: $(VENV)/.test ## mypy --strict
 test: lint types ## all that needs no Docker
 	$(PY) -m pytest
 
-test-reference: $(VENV)/.reference ## against torch, transformers and the openai client
+test-reference: $(VENV)/.reference ## against torch, transformers and the openai client; the console in Chromium
 	$(PY) -m pytest -m reference
 
 test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one

@@ -1,7 +1,7 @@
 """python -m models add SOURCE --drafter SOURCE ... | list | remove NAME
 
 SOURCE is a Hugging Face folder, a hub id, or a folder that was exported before; NAME=SOURCE names
-a draft model otherwise. Needs the extra `export`.
+a draft model otherwise. What was not exported before needs the extra `export`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from models import library
-from services.verifier.precision import PRECISIONS
 from shared.errors import ModelError
+
+PRECISIONS = ("fp32", "fp16", "half", "int8", "int4")
 
 
 def main(argv: list[str] | None = None) -> int:

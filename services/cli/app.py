@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -153,6 +154,20 @@ def doctor(
     """Check this machine, its models and its Redis; the exit code is 1 if a check fails."""
     given = {} if redis_url is None else {"BUS_URL": redis_url}
     return checks.doctor(load(BusConfig, {**os.environ, **given}), models)
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    }
+)
+def models(context: typer.Context) -> int:
+    """Add, list or remove models: add SOURCE --drafter SOURCE ... (add --help tells more)."""
+    # A tool beside the services, which import nothing of it.
+    command = [sys.executable, "-m", "models", *context.args]
+    return subprocess.run(command, check=False).returncode
 
 
 @dead.command("list")

@@ -181,11 +181,20 @@ def test_help_tells_every_command() -> None:
     for command in ("chat", "top", "bench", "plan", "doctor", "dead-letters"):
         assert f"\n  {command} " in text
         text += succeed(command, "--help")
+    assert "\n  models " in text
+    text += succeed("models", "add", "--help")
     text += "".join(succeed("dead-letters", each, "--help") for each in ("list", "show", "replay"))
     documented = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "cli.md").read_text()))
     known = set(re.findall(r"--[a-z][a-z-]+", text))
     assert documented - known == {"--print-config"}
     assert known - documented == set()
+
+
+def test_models_are_listed() -> None:
+    assert "quorum-6m " in succeed("models", "list")
+    failed = run("models", "remove", "nothing")
+    assert failed.returncode == 1
+    assert "nothing" in failed.stderr + failed.stdout
 
 
 def piped(command: str) -> subprocess.CompletedProcess[str]:

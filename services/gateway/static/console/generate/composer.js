@@ -62,7 +62,7 @@ export class Composer {
 
   /** @param {string | null} param what a refusal is about */
   blame(param) {
-    const field = param === null ? undefined : FIELDS[param];
+    const field = FIELDS[(param ?? "").split(".")[0]];
     if (field === undefined) return;
     byId(field).setAttribute("aria-invalid", "true");
     byId(field).focus();

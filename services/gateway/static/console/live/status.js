@@ -15,16 +15,20 @@ export class StatusPoll {
     /** @type {number | undefined} */
     this.timer = undefined;
     this.isAsking = false;
+    this.isDue = false;
     document.addEventListener("visibilitychange", () => this.wake());
   }
 
-  /** Asks now. */
+  /** Asks now, or once more where an answer is on its way: it may be older than what has changed. */
   wake() {
-    clearTimeout(this.timer);
-    if (document.visibilityState === "visible" && !this.isAsking) void this.#ask();
+    this.period = PERIOD_MS;
+    this.isDue = this.isAsking;
+    void this.#ask();
   }
 
   async #ask() {
+    clearTimeout(this.timer);
+    if (document.visibilityState !== "visible" || this.isAsking) return;
     this.isAsking = true;
     try {
       const status = await get("/v1/status");
@@ -36,7 +40,8 @@ export class StatusPoll {
       this.fail(error);
     } finally {
       this.isAsking = false;
-      this.timer = setTimeout(() => this.wake(), this.period);
+      this.timer = setTimeout(() => this.#ask(), this.isDue ? 0 : this.period);
+      this.isDue = false;
     }
   }
 }

@@ -40,7 +40,7 @@ export class RecommendForm {
 
   /** @param {string | null} param what a refusal is about */
   blame(param) {
-    const field = param === null ? undefined : FIELDS[param];
+    const field = FIELDS[(param ?? "").split(".")[0]];
     if (field === undefined) return;
     byId(field).setAttribute("aria-invalid", "true");
     byId(field).focus();
