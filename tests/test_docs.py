@@ -24,6 +24,7 @@ DOCUMENTS = (
     "deploy/autoscaler/README.md",
     "docs/api.md",
     "docs/cli.md",
+    "docs/console.md",
     "docs/messages.md",
     "docs/observability.md",
     "docs/recommender.md",

@@ -28,6 +28,16 @@ UNUSED = """() => [...document.querySelectorAll("button, input, select, textarea
   .filter((e) => e.checkVisibility() && !window.used.has(e))
   .map((e) => e.id || e.className || e.value || e.textContent)"""
 
+# Cells of the winning draft whose colour is that of no drafter with such a cell there.
+UNSEEN_LEADERS = """() => {
+  const all = [...document.querySelectorAll(".votes tbody tr")];
+  const rows = all.map((row) => [...row.children].slice(1));
+  const hue = (cell) => cell.firstElementChild?.style.getPropertyValue("--hue");
+  return rows[1].filter((cell, i) => {
+    return hue(cell) && !rows.slice(2).some((row) => hue(row[i]) === hue(cell));
+  }).map((cell) => cell.textContent);
+}"""
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -111,6 +121,7 @@ def test_a_token_shows_the_votes_of_its_round(console: Watched) -> None:
     said = page.locator(".votes .outcome").first.locator("td").nth(place).inner_text()
     text = str(token.text_content())
     assert said.startswith(text.replace(" ", "·").replace("\n", "↵").strip() or "#")
+    assert page.evaluate(UNSEEN_LEADERS) == []
     rounds = page.locator(f'.token[data-round="{number}"]')
     assert rounds.count() == page.locator(".token.same-round").count()
     expect(page.locator("#timeline-readout")).to_contain_text(f"round {number + 1} of")
@@ -577,6 +588,21 @@ def plan_entry(tables: list[str], size: int, tier: str, reason: str) -> dict[str
         "tables": tables, "num_rows": 10, "dim": 8, "element": "fp32", "bytes": size, "offset": 0,
         "tier": tier, "bank": 0, "ns": 5.0 if tier == "L2" else 90.0, "reason": reason,
     }  # fmt: skip
+
+
+def test_the_form_takes_the_fields_of_the_served_model(console: Watched, system: System) -> None:
+    """Until somebody has typed into it."""
+    page = console.page
+    with urllib.request.urlopen(f"{system.url}/v1/status") as answer:
+        status = json.load(answer)
+    for instance in status["instances"]:
+        if instance["role"] == "recommender":
+            instance["attributes"]["context"] = "user,basket"
+    page.route("**/v1/status", lambda route: route.fulfill(json=status))
+    page.get_by_role("tab", name="Recommend").click()
+    expect(page.locator("#context-note")).to_have_text("The model takes user, basket.")
+    names = [page.locator(".context-name").nth(i).input_value() for i in range(2)]
+    assert names == ["user", "basket"]
 
 
 def test_events_are_read_wherever_their_bytes_are_cut(console: Watched) -> None:

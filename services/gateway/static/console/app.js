@@ -36,6 +36,8 @@ function onStatus(status) {
   const names = status.instances.filter((/** @type {any} */ i) => i.role === "drafter").map((/** @type {any} */ i) => i.name);
   know(names.sort());
   gateway.show(status);
+  const context = status.instances.find((/** @type {any} */ i) => i.role === "recommender")?.attributes.context;
+  if (context) recommendation.form.know(context.split(","));
   byId("model-name").textContent = status.model;
   const isReady = roles.has("verifier") || roles.has("recommender");
   if (isReady) say("ready", status.in_flight > 0 ? `Ready, ${status.in_flight} in flight` : "Ready");

@@ -124,7 +124,8 @@ function voteCell(round, vote, i) {
 /** Whether a vote is on the winning path up to its token i. */
 /** @param {Round} round @param {import("./trace.js").Vote} vote @param {number} i */
 function follows(round, vote, i) {
-  return round.draft.length > i && vote.tokens.slice(0, i + 1).every((t, j) => t.token === round.draft[j].token);
+  const isThere = round.draft.length > i && vote.tokens.length > i;
+  return isThere && vote.tokens.slice(0, i + 1).every((t, j) => t.token === round.draft[j].token);
 }
 
 /** @param {import("./trace.js").Piece} piece @param {string} fate @param {string} kind @param {string} hue */

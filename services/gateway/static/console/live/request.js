@@ -18,7 +18,7 @@ export class RequestCharts {
     this.first = 0;
     this.selected = -1;
     this.acceptance = new ShareBars(place, "Acceptance by drafter", "line: this gateway");
-    this.lengths = new RoundBars(place, "Speculation length");
+    this.lengths = new RoundBars(place, "Draft length");
     this.speed = new LineChart(place, "Tokens per second");
     this.weights = new LineChart(place, "Weights");
     this.batch = new LineChart(place, "Requests in the batch");
@@ -76,7 +76,7 @@ export class RequestCharts {
     const rounds = trace.rounds.slice(this.first);
     const bars = rounds.map((round) => ({ asked: round.draft.length, full: round.num_accepted }));
     const drafted = trace.rounds.reduce((sum, round) => sum + round.draft.length, 0);
-    const text = `${trace.numAccepted} of ${drafted} accepted`;
+    const text = drafted > 0 ? `${percent(trace.numAccepted / drafted)} accepted` : "no drafts";
     this.lengths.show(bars, text, this.selected - this.first);
   }
 

@@ -20,6 +20,7 @@ export class RecommendForm {
     for (const radio of this.form.elements["asked-by"]) radio.addEventListener("change", () => this.#showMode());
     this.form.addEventListener("input", (/** @type {Event} */ event) => {
       if (!(event.target instanceof HTMLElement)) return;
+      this.isTouched = true;
       event.target.removeAttribute("aria-invalid");
       if ("setCustomValidity" in event.target) /** @type {any} */ (event.target).setCustomValidity("");
     });
@@ -30,6 +31,7 @@ export class RecommendForm {
       if (body !== null) send(body);
     });
     this.isBusy = false;
+    this.isTouched = false;
   }
 
   /** @param {boolean} isBusy */
@@ -44,6 +46,15 @@ export class RecommendForm {
     if (field === undefined) return;
     byId(field).setAttribute("aria-invalid", "true");
     byId(field).focus();
+  }
+
+  /** What the served model's context has; fields that nobody has touched become those. @param {string[]} fields */
+  know(fields) {
+    byId("context-note").textContent = `The model takes ${fields.join(", ")}.`;
+    const names = [...this.rows.querySelectorAll(".context-name")].map((input) => input.value);
+    if (this.isTouched || names.every((name) => fields.includes(name))) return;
+    this.rows.replaceChildren();
+    for (const field of fields) this.#addRow(field, "");
   }
 
   get #isByNames() {
