@@ -11,6 +11,7 @@ from tests.gateway.conftest import (  # noqa: F401 - fixtures
     Stage,
     gateway_settings,
     model_folder,
+    num_places,
     stage,
     text_model,
     wait_for_cancel,
