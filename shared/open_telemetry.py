@@ -119,7 +119,7 @@ class BoundedProcessor(SpanProcessor):
         self._batches.on_end(span)
 
     def shutdown(self) -> None:
-        self._batches.shutdown()  # type: ignore[no-untyped-call]
+        self._batches.shutdown()  # type: ignore[no-untyped-call] # the SDK leaves it untyped
 
 
 class OtelSpan(Span):

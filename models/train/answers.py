@@ -224,7 +224,7 @@ async def _patiently(client: Client, path: str, body: Json) -> Json:
             is_passing = error.status in (429, 502, 503) or error.status is None
             if not is_passing or number == MAX_TRIES - 1:
                 raise
-        await asyncio.sleep(0.25 * 2**number)
+        await asyncio.sleep(0.25 * 2**number)  # a gateway that is busy is given time
     raise AssertionError("the last try returns or raises")
 
 

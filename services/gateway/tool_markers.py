@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Collection
 
+from services.gateway.stops import overlap
 from services.gateway.tool_deltas import CallArguments, Delta, Ids, Span, call_start, said, say
 from services.gateway.tool_schemas import arguments_of
 from services.gateway.tools import Format
@@ -148,7 +149,7 @@ class AutoReader:
     def _to_opener(self, text: str, deltas: list[Delta]) -> str:
         opener = self._form.opener
         place = text.find(opener)
-        keep = _overlap(text, opener) if place < 0 else 0
+        keep = overlap(text, opener) if place < 0 else 0
         content = text[: place if place >= 0 else len(text) - keep]
         if not self._is_fresh or content.strip():
             say(deltas, content)
@@ -179,7 +180,7 @@ class AutoReader:
         if calls:
             return text
         # An opener may begin in the last that was taken.
-        keep = _overlap(candidate.text, self._form.opener)
+        keep = overlap(candidate.text, self._form.opener)
         say(deltas, whole[: len(whole) - keep])
         return whole[len(whole) - keep :] + text
 
@@ -197,9 +198,3 @@ def _call(part: object, names: Collection[str]) -> tuple[str, str]:
     text = json.dumps(found[0], ensure_ascii=False, allow_nan=False)
     text.encode()  # refuses half a character
     return name, text
-
-
-def _overlap(text: str, opener: str) -> int:
-    """Length of the longest end of `text` that begins `opener`."""
-    longest = min(len(text), len(opener) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(opener[:n])), 0)
