@@ -86,6 +86,12 @@ def until(is_so: Callable[[], bool], log: Path) -> None:
         time.sleep(0.1)  # neither process says when it is ready
 
 
+def is_ready(prometheus_url: str) -> bool:
+    """Whether it answers queries; it listens before it has read what it stored."""
+    with urllib.request.urlopen(f"{prometheus_url}/-/ready", timeout=10) as answer:
+        return bool(answer.status == 200)
+
+
 @dataclass
 class Served:
     """All services in one process: where its gateway and its monitor listen."""
@@ -142,6 +148,7 @@ def prometheus(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iter
         )
     try:
         scraped = Prometheus(f"http://127.0.0.1:{port}")
+        until(lambda: is_ready(scraped.url), log)
         until(lambda: bool(scraped.query("up == 1")), log)
         for _ in range(3):
             post(f"{served.url}/v1/completions", COMPLETION)
