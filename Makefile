@@ -91,7 +91,7 @@ train: ## train the shipped models again (CPU or GPU)
 
 lock: ## pin what the images install, with hashes, from pyproject.toml and constraints.txt
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
-	@for image in gateway drafter+cpu voter verifier+cpu recommender+cpu drafter+gpu verifier+gpu autoscaler; do \
+	@for image in gateway drafter+cpu voter verifier+cpu recommender+cpu drafter+gpu verifier+gpu autoscaler otel; do \
 		case $$image in *+gpu) file=$${image%+gpu}-gpu;; *) file=$${image%%+*};; esac; \
 		$(PY) -m uv pip compile --quiet --no-header --no-annotate --universal --python-version 3.11 \
 			--generate-hashes -c constraints.txt $$(printf -- '--extra %s ' $${image//+/ }) \

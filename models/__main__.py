@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from models import library
 from shared.errors import ModelError
+from shared.served import FILE_NAME
 
 PRECISIONS = ("fp32", "fp16", "half", "int8", "int4")
 
@@ -69,9 +70,10 @@ def _add(arguments: argparse.Namespace) -> int:
         print(line if share is None else f"{line}, agrees with {share:.0%} of a short greedy text")
     for remark in added.remarks:
         print(f"note: {remark}")
-    print("\nServe it:\n")
-    settings = [f"{name}={value}" for name, value in added.settings.items()]
-    print(f"{' '.join(settings)} python -m services")
+    print(
+        f"\n{added.target.name} is listed in {arguments.out / FILE_NAME}: services that serve this "
+        "folder load it now."
+    )
     return 0
 
 

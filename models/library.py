@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 from models import checks
 from services.verifier.export import CARRIED, export
+from shared import served
 from shared.errors import ModelError
 from shared.lm.decoder import load_decoder
 from shared.lm.manifest import FILE_NAME, Manifest, checksum, load_manifest
@@ -58,13 +59,13 @@ class Wanted:
 @dataclass(frozen=True, slots=True)
 class Added:
     """What has been added. `agreement` is the share of the target's greedy tokens that a draft
-    model says as well, after a short prompt; `settings` are those that serve it all."""
+    model says as well, after a short prompt; `translated` are those with tokens of their own."""
 
     target: Manifest
     drafters: list[Manifest]
     agreement: dict[str, float]
     remarks: list[str]
-    settings: dict[str, str]
+    translated: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +112,34 @@ def add(
             for one, origin in zip(wanted, origins, strict=True)
         ]
         added = _check(folders, translate, say)
-        _show([folder for folder in folders if folder.parent == staging], out)
-    return replace(added, settings=_settings(wanted, out, translate))
+        fresh = [folder for folder in folders if folder.parent == staging]
+        _require_tokens_kept(fresh, out)
+        _show(fresh, out)
+        with _listed(out) as targets:
+            own = served.Target(
+                out / target.name,
+                drafters=tuple(drafter.name for drafter in added.drafters),
+                translated=tuple(added.translated),
+            )
+            targets[target.name] = own
+    return added
 
 
 def remove(name: str, out: Path = MODELS) -> Manifest:
-    """Removes a model, at once and as a whole. Raises ModelError where there is no such one."""
+    """Removes a model, from what is served first. Raises ModelError where there is no such one."""
     folder = out / name
     if not NAME.fullmatch(name) or not folder.is_dir():
         known = ", ".join(entry.manifest.name for entry in list_models(out)) or "none"
         raise ModelError(f"there is no model {name!r} in {out}; there is {known}")
     manifest = load_manifest(folder, ())
+    with _listed(out) as targets:
+        targets.pop(name, None)
+        for target in list(targets.values()):
+            targets[target.name] = replace(
+                target,
+                drafters=tuple(own for own in target.drafters if own != name),
+                translated=tuple(own for own in target.translated if own != name),
+            )
     with _staging(out) as staging:
         folder.rename(staging / name)
     return manifest
@@ -244,6 +262,7 @@ def _check(folders: Sequence[Path], translate: bool, say: Callable[[str], None])
     prompt = checks.tokenizer(folders[0]).encode(checks.PROBE).ids
     text = checks.probe(decoder, prompt)
     agreement: dict[str, float] = {}
+    translated: list[str] = []
     for folder, manifest in zip(folders[1:], drafters, strict=True):
         say(f"testing {manifest.name}")
         remarks += checks.remarks_on_drafter(manifest, target)
@@ -253,20 +272,36 @@ def _check(folders: Sequence[Path], translate: bool, say: Callable[[str], None])
         except ModelError:
             if not translate:
                 raise
+            translated.append(manifest.name)
             remarks.append(f"{manifest.name} has other tokens and is translated for")
             continue
         agreement[manifest.name] = checks.agreement(own, text, len(prompt))
-    return Added(target, drafters, agreement, remarks, {})
+    return Added(target, drafters, agreement, remarks, translated)
 
 
-def _settings(wanted: Sequence[Wanted], out: Path, translate: bool) -> dict[str, str]:
-    target, *drafters = (str(out / one.name) for one in wanted)
-    settings = {
-        "VERIFIER_MODEL": target,
-        "GATEWAY_MODEL": target,
-        "DRAFTER_MODELS": ",".join([*drafters, "ngram", "suffix"]),
-    }
-    return settings | ({"DRAFTER_TRANSLATE_FROM": target} if translate and drafters else {})
+def _require_tokens_kept(folders: Sequence[Path], out: Path) -> None:
+    """What waits for a target is written in its tokens: one that is served keeps them."""
+    before = served.read(out) if served.is_list(out) else []
+    names = {target.name for target in before}
+    for folder in folders:
+        if folder.name in names and (out / folder.name / checks.TOKENIZER).is_file():
+            hint = f"{folder.name} is served; choose another name, or remove it first."
+            checks.require_same_tokens(out / folder.name, folder, hint)
+
+
+@contextmanager
+def _listed(out: Path) -> Iterator[dict[str, served.Target]]:
+    """The targets that are served, by name, to be changed: one process at a time. Running services
+    see the new list within a second or so."""
+    handle = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        before = served.read(out) if served.is_list(out) else []
+        targets = {target.name: target for target in before}
+        yield targets
+        served.write(out, list(targets.values()))
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -51,21 +51,27 @@ class BusConfig(Settings):
 
     model_config = SettingsConfigDict(env_prefix="BUS_", frozen=True, extra="forbid")
 
-    url: str = Field("memory://", pattern=r"^(memory|redis|rediss|unix)://")
+    url: str = Field(
+        "memory://",
+        pattern=r"^(memory|redis|rediss|unix)://",
+        description="memory: within the process; one service alone takes redis://127.0.0.1:6379/0",
+    )
     password_file: FilePath | None = Field(None, description="holds the server's password")
     ca_file: FilePath | None = Field(None, description="who signs a rediss:// server, if not known")
     sentinel_master: str | None = Field(
         None, min_length=1, description="BUS_URL's hosts are Sentinels that watch this master"
     )
-    key_prefix: str = Field("quorum", pattern=r"^[A-Za-z0-9_.-]+$")
+    key_prefix: str = Field(
+        "quorum", pattern=r"^[A-Za-z0-9_.-]+$", description="of all keys; one for each Quorum"
+    )
     lease_s: float = Field(3.0, gt=0, description="a silent instance is gone after this long")
     delivery_lease_s: float = Field(5.0, gt=0, description="a dead consumer's messages go back")
-    max_deliveries: int = Field(5, ge=1)
+    max_deliveries: int = Field(5, ge=1, description="tries, then a request is put aside")
     retry_s: float = Field(30.0, ge=0, description="how long an operation retries an absent bus")
-    max_topic_messages: int = Field(100_000, ge=1)
-    max_journal_messages: int = Field(100_000, ge=1)
-    max_inbox_messages: int = Field(10_000, ge=1)
-    max_dead_letters: int = Field(10_000, ge=1)
+    max_topic_messages: int = Field(100_000, ge=1, description="a full topic refuses")
+    max_journal_messages: int = Field(100_000, ge=1, description="row updates; full, it refuses")
+    max_inbox_messages: int = Field(10_000, ge=1, description="a full inbox drops the oldest")
+    max_dead_letters: int = Field(10_000, ge=1, description="kept; the oldest go first")
 
     @field_validator("ca_file")
     @classmethod
@@ -87,11 +93,11 @@ class ProcessConfig(Settings):
 
     model_config = SettingsConfigDict(env_prefix="QUORUM_", frozen=True, extra="forbid")
 
-    log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$")
-    log_format: str = Field("text", pattern=r"^(text|json)$")
-    monitor_host: str = "127.0.0.1"
+    log_level: str = Field("info", pattern=r"^(debug|info|warning|error)$", description="the least")
+    log_format: str = Field("text", pattern=r"^(text|json)$", description="of a line of the log")
+    monitor_host: str = Field("127.0.0.1", description="where metrics and health listen")
     monitor_port: int = Field(0, ge=0, le=65535, description="0: no metrics and health endpoint")
-    drain_timeout_s: float = Field(30.0, ge=0)
+    drain_timeout_s: float = Field(30.0, ge=0, description="for work under way, after SIGTERM")
 
 
 def load(cls: type[S], environ: Mapping[str, str] | None = None) -> S:

@@ -67,6 +67,7 @@ FLOWS = (
     Flow(m.RecommendRequest, "gateway", "recommender", topics.recommend_requests),
     Flow(tensor_messages.ScoreRequest, "gateway", "recommender", topics.score_requests),
     Flow(tensor_messages.WriteRows, "gateway", "recommender", topics.write_requests),
+    Flow(m.PromptLogprobs, "verifier", "gateway", INBOX),
     Flow(m.Tokens, "verifier", "gateway", INBOX),
     Flow(m.Finished, "verifier", "gateway", INBOX),
     Flow(m.Cancelled, "verifier", "gateway", INBOX),

@@ -59,11 +59,13 @@ class Steering:
 @dataclass(frozen=True, slots=True)
 class Logprobs:
     """Natural logarithms of the probabilities that the target's own logits give, before sampling
-    changes them: the emitted token's, and those of the most likely tokens, best first."""
+    changes them: the token's, and those of the most likely tokens, best first. `rank` is the
+    token's place among all, from 1 on; 0 where a verifier does not tell it yet."""
 
     logprob: float
     top_tokens: list[int]
     top_logprobs: list[float]
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,13 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class RoundVote:
-    """What one drafter proposed in a round, and the weight that it had."""
+    """What one drafter proposed in a round, of which `num_ready` tokens had been drafted ahead, and
+    the weight that it had."""
 
     drafter: str
     tokens: list[int]
     weight: float
+    num_ready: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ from shared.tensor_messages import (
 class GenerateRequest:
     """gateway -> verifier group. Durable: acknowledged with its terminal message. No stop token is
     drawn before `min_tokens` others; `num_logprobs` of the likeliest tokens are told with each
-    token, none where it is None; `is_traced` asks for each round as it went."""
+    token, none where it is None; `num_prompt_logprobs` likewise with each of the prompt's, and only
+    with it `max_tokens` may be 0; `is_traced` asks for each round as it went."""
 
     request_id: str
     reply_to: str
@@ -42,6 +43,19 @@ class GenerateRequest:
     num_logprobs: int | None = None
     steering: Steering = field(default_factory=Steering)
     is_traced: bool = False
+    num_prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """verifier -> gateway, before any tokens, as the prompt is computed: one for each of its tokens
+    but the first, in several messages. `offset` is the prompt's token that the first one is of, so
+    that a taken-over request may repeat what the gateway already has."""
+
+    request_id: str
+    sender: str
+    offset: int
+    logprobs: list[Logprobs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +262,9 @@ class Scores:
 
 
 SpeculationMessage = DraftRequest | Proposal | Draft | Release
-Reply = Tokens | Finished | Failed | Cancelled | Scores | Outputs | Written
+Reply = Tokens | PromptLogprobs | Finished | Failed | Cancelled | Scores | Outputs | Written
 MESSAGES: tuple[type, ...] = (
-    GenerateRequest, Tokens, Finished, Failed, Cancelled, Cancel,
+    GenerateRequest, PromptLogprobs, Tokens, Finished, Failed, Cancelled, Cancel,
     DraftRequest, Proposal, Draft, Release, RecommendRequest, Scores,
     ScoreRequest, Outputs, WriteRows, Written, RowsWritten, DescribeRequest, Description,
     Abort, Aborted,

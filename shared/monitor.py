@@ -95,7 +95,8 @@ class Monitor:
         if request.method != b"GET":
             return HTTPStatus.METHOD_NOT_ALLOWED, "text/plain", b"only GET is allowed\n"
         if path == b"/metrics":
-            for service in self._services:
+            READY.clear()
+            for service in (member for each in self._services for member in each.members()):
                 READY.labels(service.role, service.name).set(_state(service) == "ready")
             return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(REGISTRY)
         if path == b"/health/live":

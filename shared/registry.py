@@ -27,6 +27,14 @@ def _score(key: str, instance_id: str) -> bytes:
     return hashlib.blake2b(f"{key}\0{instance_id}".encode(), digest_size=8).digest()
 
 
+def _drafts_for(drafter: Instance, target: str, vocabulary: str) -> bool:
+    targets = drafter.attributes.get("targets", "")
+    own = drafter.attributes.get("vocabulary", "")
+    return (not targets or target in targets.split(",")) and (
+        not (own and vocabulary) or own == vocabulary
+    )
+
+
 class Registry:
     """Announces this process's instances and knows all live ones."""
 
@@ -60,6 +68,11 @@ class Registry:
     def live(self, role: str, name: str | None = None) -> list[Instance]:
         """Live instances of a role (and name), ordered by id."""
         return [i for i in self._live if i.role == role and name in (None, i.name)]
+
+    def drafters(self, target: str, vocabulary: str) -> list[Instance]:
+        """Live drafters that draft for a target whose tokens have this digest: those of no target
+        in particular, or of this one, whose tokens are not known to be others."""
+        return [i for i in self.live("drafter") if _drafts_for(i, target, vocabulary)]
 
     async def require(self, role: str, name: str) -> None:
         """Raises UnavailableError if no instance is live, after a second look: one that has just

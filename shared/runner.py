@@ -103,7 +103,7 @@ async def _serve(
     traces = recorder()
     services = [service for part in parts for service in part.load(bus, bus_config)]
     for service in services:
-        service.tracer = traces.tracer(service.role, service.instance_id)
+        service.trace_with(traces)
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -150,7 +150,8 @@ async def _when_ready(services: Sequence[Service], on_ready: Callable[[], None])
     for service in services:
         await service.ready.wait()
     for service in services:
-        await service.registry.refresh()
+        for member in service.members():
+            await member.registry.refresh()
     on_ready()
 
 

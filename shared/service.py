@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +23,7 @@ from shared.messages import Cancelled, Failed, Finished, Scores
 from shared.registry import Registry
 from shared.tensor_messages import Outputs, Written
 from shared.topics import Topic
-from shared.tracing import OFF, Span, Tracer, Value, resume
+from shared.tracing import OFF, Recorder, Span, Tracer, Value, resume
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,16 @@ class Service(ABC):
         self.instance_id = f"{role}.{name}.{uuid.uuid4().hex[:12]}"
         self.registry = Registry(bus, bus_config.lease_s)
         self.tracer: Tracer = OFF
-        """Set by who runs the service, before it does."""
         self.ready = asyncio.Event()
         self.draining = asyncio.Event()
+
+    def trace_with(self, recorder: Recorder) -> None:
+        """Called by who runs the service, before it does."""
+        self.tracer = recorder.tracer(self.role, self.instance_id)
+
+    def members(self) -> Sequence[Service]:
+        """The services that this one is made of: itself."""
+        return [self]
 
     async def run(self) -> None:
         """Serves until `drain` was called and all taken work is done, or until cancelled."""
@@ -81,6 +88,10 @@ class Service(ABC):
     def drain(self) -> None:
         """Asks for no new work; `run` returns when the work at hand is done."""
         self.draining.set()
+
+    async def retire(self) -> None:
+        """Drains for good: nobody else does its work."""
+        self.drain()
 
     async def announce(self, attributes: Mapping[str, str]) -> None:
         """Becomes visible in the registry, reading the inbox of its own id."""

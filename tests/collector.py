@@ -67,8 +67,8 @@ class Collector:
 
 
 @asynccontextmanager
-async def collecting() -> AsyncIterator[Collector]:
-    """A collector that answers at once."""
+async def collecting(host: str = "127.0.0.1") -> AsyncIterator[Collector]:
+    """A collector that answers at once, to whoever reaches this host."""
     collector = Collector()
     collector.gate.set()
     app = web.Application(client_max_size=64 << 20)
@@ -76,7 +76,7 @@ async def collecting() -> AsyncIterator[Collector]:
     runner = web.AppRunner(app)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, host, 0).start()
         collector.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         yield collector
     finally:

@@ -14,7 +14,14 @@ from shared.bus import Bus, Instance
 from shared.generation import Logprobs, RoundTrace, Sampling
 from shared.lm.decoder import Decoder, Row
 from shared.lm.sampling import Place, draw
-from shared.messages import Cancelled, Failed, Finished, GenerateRequest, Tokens
+from shared.messages import (
+    Cancelled,
+    Failed,
+    Finished,
+    GenerateRequest,
+    PromptLogprobs,
+    Tokens,
+)
 from shared.service import Service
 from shared.topics import generate_requests
 
@@ -32,9 +39,13 @@ class Answer:
     senders: list[str] = field(default_factory=list)
     """The verifiers that have worked on it, in order."""
     logprobs: list[Logprobs] = field(default_factory=list)
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
     rounds: list[RoundTrace] = field(default_factory=list)
 
-    def take(self, message: Tokens | Terminal) -> None:
+    def take(self, message: Tokens | PromptLogprobs | Terminal) -> None:
+        if isinstance(message, PromptLogprobs):
+            self._take_prompt(message)
+            return
         if not isinstance(message, Tokens):
             self.terminals.append(message)
             self.ended.set()
@@ -52,6 +63,13 @@ class Answer:
         )
         self.logprobs[message.offset :] = message.logprobs
         self.rounds = [r for r in self.rounds if r.offset < message.offset] + message.rounds
+
+    def _take_prompt(self, message: PromptLogprobs) -> None:
+        place = message.offset - 1
+        assert 0 <= place <= len(self.prompt_logprobs)
+        known = self.prompt_logprobs[place : place + len(message.logprobs)]
+        assert message.logprobs[: len(known)] == known
+        self.prompt_logprobs += message.logprobs[len(known) :]
 
 
 class Client:
@@ -131,9 +149,9 @@ class Client:
 
     async def _read(self, messages: AsyncIterator[object]) -> None:
         async for message in messages:
-            assert isinstance(message, Tokens | Finished | Failed | Cancelled)
+            assert isinstance(message, Tokens | PromptLogprobs | Finished | Failed | Cancelled)
             answer = self.answers[message.request_id]
-            if not isinstance(message, Tokens) and not answer.ended.is_set():
+            if isinstance(message, Terminal) and not answer.ended.is_set():
                 self.endings.put_nowait(message.request_id)
             answer.take(message)
 

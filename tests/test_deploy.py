@@ -10,26 +10,22 @@ import pytest
 import yaml
 
 from services.__main__ import PARTS
-from services.drafter.config import DrafterConfig
+from services.gateway.config import GatewayConfig
+from shared import served
 from shared.config import load
+from tests.settings_table import OTHER_IN_CONTAINERS, SET_BY_COMPOSE
 from tests.test_docs import CONFIGS, ROOT
 
 COMPOSE_TEXT = (ROOT / "docker-compose.yml").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load(COMPOSE_TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OVERRIDES = [ROOT / "deploy" / name for name in ("gpu.yml", "observability.yml")]
+OVERRIDES = [
+    ROOT / "deploy" / name
+    for name in ("drafters.yml", "gpu.yml", "observability.yml", "tracing.yml")
+]
 GPU: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "gpu.yml").read_text())
 REQUIREMENTS = {path.stem: path for path in (ROOT / "deploy" / "requirements").glob("*.txt")}
-SET_BY_COMPOSE = {
-    *("GATEWAY_HOST", "GATEWAY_PORT", "DRAFTER_MODELS"),
-    *("QUORUM_MONITOR_HOST", "QUORUM_MONITOR_PORT", "AUTOSCALER_PROJECT"),
-}
 IMAGES = (*PARTS, "autoscaler")
-OTHER_IN_CONTAINERS = {
-    "BUS_URL": "redis://redis:6379/0",
-    "BUS_PASSWORD_FILE": "/run/quorum/redis-password",
-    "QUORUM_LOG_FORMAT": "json",
-}
 
 
 def example() -> dict[str, str]:
@@ -50,6 +46,16 @@ def test_the_example_lists_every_setting_with_its_default() -> None:
     found = [re.findall(r"\$\{([A-Z_]+):?-([^}]*)\}", text) for text in texts]
     of_compose = dict(pair for pairs in found for pair in pairs)
     assert example() == {**of_compose, **wanted}
+
+
+def shipped_drafters() -> list[str]:
+    """As DRAFTER_MODELS names them one by one."""
+    folders = [
+        str(target.folder.parent / name)
+        for target in served.read(GatewayConfig().model)
+        for name in target.drafters
+    ]
+    return sorted([*folders, "ngram", "suffix"])
 
 
 def test_every_service_starts_with_all_of_the_example(tmp_path: Path) -> None:
@@ -130,7 +136,7 @@ def test_every_service_of_the_house_is_in_it() -> None:
     assert {build["dockerfile"] for build in builds} == {"deploy/Dockerfile"}
     modules = {f"{b['args'].get('ROOM', 'services')}.{b['args']['SERVICE']}" for b in builds}
     assert modules == {"deploy.autoscaler", *(f"services.{part}" for part in PARTS)}
-    assert set(REQUIREMENTS) == {*IMAGES, "verifier-gpu", "drafter-gpu"}
+    assert set(REQUIREMENTS) == {*IMAGES, "verifier-gpu", "drafter-gpu", "otel"}
 
 
 def test_draft_models_have_a_service_each() -> None:
@@ -140,7 +146,7 @@ def test_draft_models_have_a_service_each() -> None:
         for model in service.get("environment", {}).get("DRAFTER_MODELS", "").split(",")
         if model
     ]
-    assert sorted(held) == sorted(load(DrafterConfig, {}).models.split(","))
+    assert sorted(held) == shipped_drafters()
 
 
 @pytest.mark.parametrize("name", GPU["services"])

@@ -22,12 +22,7 @@ DOCUMENTS = (
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "deploy/autoscaler/README.md",
-    "docs/api.md",
-    "docs/cli.md",
-    "docs/console.md",
-    "docs/messages.md",
-    "docs/observability.md",
-    "docs/recommender.md",
+    *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")),
 )
 CONFIGS: list[type[Settings]] = [
     BusConfig, ProcessConfig, GatewayConfig, VerifierConfig, VoterConfig, DrafterConfig,

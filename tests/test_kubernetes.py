@@ -11,7 +11,6 @@ import kubernetes_validate
 import pytest
 
 from services.__main__ import PARTS
-from services.drafter.config import DrafterConfig
 from shared.config import BusConfig, ProcessConfig, load
 from tests.manifests import (
     DEPLOYMENTS,
@@ -25,6 +24,7 @@ from tests.manifests import (
     name_of,
     of_kind,
 )
+from tests.test_deploy import shipped_drafters
 from tests.test_docs import CONFIGS, ROOT
 
 EVERY = [
@@ -205,7 +205,7 @@ def test_every_service_and_draft_model_is_deployed() -> None:
     containers = [d["spec"]["template"]["spec"]["containers"][0] for d in DEPLOYMENTS.values()]
     assert {service_of(container) for container in containers} == set(PARTS)
     held = [m for n in SERVICES for m in environment(n).get("DRAFTER_MODELS", "").split(",") if m]
-    assert sorted(held) == sorted(load(DrafterConfig, {}).models.split(","))
+    assert sorted(held) == shipped_drafters()
 
 
 def selectors(layer: str) -> Iterable[tuple[str, Manifest]]:

@@ -88,6 +88,12 @@ def write_plainly(
     return tokens[len(prompt) :], told
 
 
+def told_of(decoder: Decoder, prompt: list[int]) -> list[Logprobs]:
+    """What one pass over the prompt alone tells of it."""
+    (logits,) = decoder.forward([Row(0, 0, prompt, len(prompt))])
+    return logprobs(logits, prompt[1:], NUM_TOP)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_options_change_nothing_under_speculation(family: Family, case: Case) -> None:
     decoder = load_decoder(family.folder / "target", max_slots=1, num_threads=1)
@@ -103,6 +109,7 @@ async def test_options_change_nothing_under_speculation(family: Family, case: Ca
                 grammar=grammar_of(number),
                 min_tokens=number % 4 * 3,
                 num_logprobs=NUM_TOP,
+                num_prompt_logprobs=NUM_TOP if number % 2 else None,
                 is_traced=True,
             )
             await client.ending(answer)
@@ -121,6 +128,9 @@ async def test_options_change_nothing_under_speculation(family: Family, case: Ca
         )
         assert answer.tokens == tokens, (number, grammar)
         assert answer.logprobs == told
+        assert answer.prompt_logprobs == (
+            told_of(decoder, family.prompts[number]) if number % 2 else []
+        )
         check_rounds(answer)
         text = "".join(chr(token + 0x1F) for token in tokens if token > END)
         if grammar is not None and grammar.kind == "choice":

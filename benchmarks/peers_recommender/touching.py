@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import binding
 
-from services.recommender.kernel import _compile
+from services.recommender.kernel import compiled
 from services.recommender.machine_code import LINE, RING, write
 from services.recommender.program import Access, Program, Read, vector_bytes
 
@@ -70,7 +70,7 @@ class ByTable:
         made = by_table(program)
         self.columns = [columns for _, columns in made]
         self._base = arena.ctypes.data
-        self._engine = _compile(_linked([one for one, _ in made]))
+        self._engine = compiled(_linked([one for one, _ in made]))
         address = self._engine.get_function_address("all")
         word, pointer = ctypes.c_int64, ctypes.c_void_p
         self._gather = ctypes.CFUNCTYPE(None, pointer, pointer, word, pointer, pointer)(address)

@@ -50,14 +50,8 @@ def findings(config: BusConfig, folder: Path) -> Iterator[Finding]:
     yield from asyncio.run(redis(config))
     yield from model_checks.models(folder)
     if "VERIFIER_MODEL" in settings:
-        target = Path(settings["VERIFIER_MODEL"])
-        names = settings.get("DRAFTER_MODELS", "").split(",")
-        # Those without a folder (ngram, suffix) draft from the target's own tokens.
-        drafters = [
-            Path(name.strip()) for name in names if Path(name.strip(), "manifest.json").is_file()
-        ]
-        yield from model_checks.tokenizers(target, drafters)
-        yield model_checks.template(target)
+        drafters = [Path(n.strip()) for n in settings.get("DRAFTER_MODELS", "").split(",")]
+        yield from model_checks.targets(Path(settings["VERIFIER_MODEL"]), drafters)
     if "GATEWAY_PORT" in settings:
         yield machine_checks.port(settings["GATEWAY_HOST"], int(settings["GATEWAY_PORT"]))
     yield machine_checks.disk(folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.cli.findings import Finding, fail, ok, warn
+from shared import served
 from shared.errors import ModelError
 from shared.lm.manifest import FILE_NAME, check_files
 
@@ -21,6 +22,22 @@ def models(folder: Path) -> Iterator[Finding]:
         yield fail("models", f"{folder} holds none", "--models names another folder")
     for manifest in manifests:
         yield _whole(manifest.parent)
+
+
+def targets(folder: Path, drafters: Sequence[Path]) -> Iterator[Finding]:
+    """Each target of a folder that is one or lists several, with its draft models: those that are
+    listed, and `drafters`, as far as they are folders of models."""
+    try:
+        listed = served.read(folder)
+    except ModelError as error:
+        yield fail("targets", str(error), "python -m models add writes it")
+        return
+    # Those without a folder (ngram, suffix) draft from the target's own tokens.
+    named = [drafter for drafter in drafters if (drafter / FILE_NAME).is_file()]
+    for target in listed:
+        own = [folder / name for name in target.drafters if name not in target.translated]
+        yield from tokenizers(target.folder, list(dict.fromkeys([*own, *named])))
+        yield template(target.folder)
 
 
 def tokenizers(target: Path, drafters: Sequence[Path]) -> Iterator[Finding]:

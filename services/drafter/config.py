@@ -17,9 +17,10 @@ class DrafterConfig(Settings):
     model_config = SettingsConfigDict(env_prefix="DRAFTER_", frozen=True, extra="forbid")
 
     models: str = Field(
-        "models/quorum-draft-small,models/quorum-draft-wide,ngram,suffix",
+        "models,ngram,suffix",
         min_length=1,
-        description="comma-separated: folders written by the export, `ngram`, `suffix`",
+        description="comma-separated: folders written by the export, or of models with "
+        "`served.json`, `ngram`, `suffix`",
     )
     max_requests: int = Field(32, ge=1, description="requests whose state a draft model keeps")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")

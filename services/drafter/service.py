@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from services.drafter import metrics
@@ -18,12 +19,16 @@ from services.drafter.model import NOTHING, DraftModel, Lookup, Want
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
+from shared import served
 from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.errors import ConfigError
+from shared.hosting import Host, Key, Wanted
 from shared.lm.decoder import load_decoder
+from shared.lm.vocabulary import vocabulary_digest
 from shared.messages import DraftRequest, Proposal, Release
 from shared.runner import Part
+from shared.served import Target
 from shared.service import Service, background
 from shared.tracing import Span, Value, current
 
@@ -34,13 +39,23 @@ QUICK_TOKENS = 64
 
 
 class DrafterService(Service):
-    """Serves one draft model. `load_model` runs when the service starts."""
+    """Serves one draft model."""
 
     def __init__(
-        self, name: str, load_model: Callable[[], DraftModel], bus: Bus, bus_config: BusConfig
+        self,
+        name: str,
+        load_model: Callable[[], DraftModel],
+        bus: Bus,
+        bus_config: BusConfig,
+        vocabulary: Callable[[], str] = str,
+        targets: Sequence[str] = (),
     ) -> None:
+        """`load_model` runs when the service starts, and `vocabulary`, which gives the digest of
+        the tokens that it drafts in, empty for any. It drafts for `targets`; none: for all."""
         super().__init__("drafter", name, bus, bus_config)
         self._load_model = load_model
+        self._read_vocabulary = vocabulary
+        self._targets = targets
         self._model: DraftModel
         self._inbound: list[DraftRequest | Release] = []
         self._traced: list[tuple[DraftRequest, Span]] = []
@@ -49,11 +64,18 @@ class DrafterService(Service):
 
     async def load(self) -> None:
         self._model = await asyncio.to_thread(self._load_model)
+        self._vocabulary = await asyncio.to_thread(self._read_vocabulary)
 
     async def serve(self) -> None:
         """Works until drained; proposals are soft, so there is nothing to finish."""
         async with background(self._draft(), self.read_inbox(self._receive)):
-            await self.announce({"kind": self._model.kind})
+            await self.announce(
+                {
+                    "kind": self._model.kind,
+                    "vocabulary": self._vocabulary,
+                    "targets": ",".join(self._targets),
+                }
+            )
             await self.draining.wait()
 
     async def _receive(self, message: object) -> None:
@@ -153,36 +175,81 @@ class DrafterService(Service):
 
 
 def build(config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:
-    """One service for each draft model named."""
+    """One service for each draft model named, and for each of a folder of models that is for a
+    target that is served."""
     names = [name.strip() for name in config.models.split(",")]
-    return [_build_one(name, config, bus, bus_config) for name in names]
+    return [Builder(config, bus, bus_config).service(name) for name in names]
 
 
-def _build_one(name: str, config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> Service:
-    def load_neural() -> DraftModel:
-        decoder = load_decoder(
-            Path(name),
-            max_slots=config.max_requests,
-            num_threads=config.num_threads,
-            device=config.device,
-        )
-        model = NeuralModel(decoder, config.prefill_tokens)
-        if config.translate_from is None:
-            return model
-        return _translated(model, config.translate_from, Path(name), config.max_requests)
+class Builder:
+    """Makes the services of one process."""
 
-    loaders: dict[str, Callable[[], DraftModel]] = {
-        "ngram": lambda: Lookup(NgramModel(max_requests=config.max_requests)),
-        "suffix": lambda: Lookup(
-            SuffixModel(max_requests=config.max_requests, max_tokens=config.suffix_tokens)
-        ),
-    }
-    if name not in loaders and not Path(name).is_dir():
+    def __init__(self, config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> None:
+        self._config = config
+        self._bus = bus
+        self._bus_config = bus_config
+        self._lookups: dict[str, Callable[[], DraftModel]] = {
+            "ngram": lambda: Lookup(NgramModel(max_requests=config.max_requests)),
+            "suffix": lambda: Lookup(
+                SuffixModel(max_requests=config.max_requests, max_tokens=config.suffix_tokens)
+            ),
+        }
+
+    def service(self, name: str) -> Service:
+        """Of what DRAFTER_MODELS names. Raises ConfigError."""
+        folder = Path(name)
+        if name in self._lookups:
+            return DrafterService(name, self._lookups[name], self._bus, self._bus_config)
+        if served.is_list(folder):
+            if self._config.translate_from is not None:
+                raise ConfigError(
+                    f"DRAFTER_TRANSLATE_FROM is for draft models that are named one by one; in "
+                    f"{folder} it is {served.FILE_NAME} that says which are `translated`"
+                )
+            wanted = partial(self._wanted, folder)
+            return Host("drafter", folder.name, self._bus, self._bus_config, wanted)
+        if folder.is_dir():
+            return self._neural(folder, self._config.translate_from)
         raise ConfigError(
             f"DRAFTER_MODELS names {name!r}, which is neither a folder nor one of "
-            f"{', '.join(loaders)}"
+            f"{', '.join(self._lookups)}"
         )
-    return DrafterService(Path(name).name, loaders.get(name, load_neural), bus, bus_config)
+
+    def _wanted(self, folder: Path) -> Wanted:
+        """A draft model is loaded once for all targets with its tokens, and once more for each
+        that it is translated for."""
+        uses: dict[tuple[str, Path | None], list[Target]] = {}
+        for target in served.read(folder):
+            for name in target.drafters:
+                is_translated = name in target.translated
+                uses.setdefault((name, target.folder if is_translated else None), []).append(target)
+        wanted: dict[Key, Callable[[], Service]] = {}
+        for (name, other), targets in uses.items():
+            names = [target.name for target in targets]
+            title = name if other is None else f"{name} for {other.name}"
+            key = Key(title, (served.stamp(folder / name), *names))
+            wanted[key] = partial(self._neural, folder / name, other, names)
+        return wanted
+
+    def _neural(
+        self, folder: Path, translate_from: Path | None, targets: Sequence[str] = ()
+    ) -> DrafterService:
+        config = self._config
+
+        def load() -> DraftModel:
+            decoder = load_decoder(
+                folder,
+                max_slots=config.max_requests,
+                num_threads=config.num_threads,
+                device=config.device,
+            )
+            model = NeuralModel(decoder, config.prefill_tokens)
+            if translate_from is None:
+                return model
+            return _translated(model, translate_from, folder, config.max_requests)
+
+        vocabulary = partial(vocabulary_digest, translate_from or folder)
+        return DrafterService(folder.name, load, self._bus, self._bus_config, vocabulary, targets)
 
 
 def _translated(model: DraftModel, target: Path, own: Path, max_requests: int) -> DraftModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -100,6 +100,12 @@ class Toolset:
         names = [tool.function.name for tool in self.tools]
         form = format_of(text.template.source)
         return reader(self.mode, form, names, lambda: secrets.token_hex(12), self.parallel)
+
+    def only_call(self, text: TextModel) -> Callable[[], Reader] | None:
+        """Readers for who ends the text behind its first call, where one call is wanted and no
+        grammar ends it there."""
+        is_open = self.mode.kind == "auto" and not self.parallel
+        return (lambda: self.reader(text)) if is_open else None
 
 
 def chat_tokens(

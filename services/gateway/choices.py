@@ -10,19 +10,28 @@ from dataclasses import dataclass, field, replace
 from aiohttp import web
 
 from services.gateway import responses
+from services.gateway.asked import num_echoed, num_logprobs, num_of_prompt
 from services.gateway.chats import Toolset
+from services.gateway.checks import check
 from services.gateway.config import GatewayConfig
-from services.gateway.details import Told, chat_logprobs, completion_logprobs
+from services.gateway.details import (
+    PromptTold,
+    Told,
+    chat_logprobs,
+    completion_logprobs,
+    num_chars,
+    prompt_logprobs,
+)
 from services.gateway.doorkeeper import METER
 from services.gateway.generation import Piece, Wanted
 from services.gateway.options import only_grammar
 from services.gateway.responses import Json, Shape
-from services.gateway.schemas import ChatBody, CompletionBody, GenerationBody
+from services.gateway.schemas import ChatBody, GenerationBody
 from services.gateway.text import TextModel
 from services.gateway.tool_deltas import CallArguments, CallStart, Content, Delta
 from services.gateway.tool_readers import Reader
 from shared.errors import InvalidRequestError
-from shared.generation import Grammar, Steering
+from shared.generation import Grammar, Logprobs, Steering
 from shared.messages import GenerationReport
 
 
@@ -58,6 +67,8 @@ class Choice:
     text: str = ""
     num_tokens: int = 0
     told: list[Told] = field(default_factory=list)
+    prompt_told: list[Logprobs] = field(default_factory=list)
+    """Of each of the prompt's tokens but the first, if that is asked for."""
     rounds: list[Json] = field(default_factory=list)
     reason: str | None = None
     report: GenerationReport | None = None
@@ -72,6 +83,7 @@ class Choice:
         """Takes in what has come."""
         self.num_tokens = piece.num_tokens
         self.told += piece.told
+        self.prompt_told += piece.prompt
         self.rounds += piece.rounds
         self.report = piece.report
         text, calls = piece.text, list[Json]()
@@ -109,9 +121,8 @@ class News:
     def is_worth_telling(self) -> bool:
         """What may be the beginning of a call is held back."""
         piece = self.piece
-        return bool(
-            self.text or self.calls or piece.told or piece.rounds or piece.reason is not None
-        )
+        is_told = bool(piece.told or piece.prompt or piece.rounds)
+        return bool(self.text or self.calls or is_told or piece.reason is not None)
 
 
 class Choices:
@@ -131,14 +142,18 @@ class Choices:
         cannot be served."""
         self.body = body
         self.prompts = prompts
-        self._text = text
-        _check(body, prompts, max_tokens, text, config)
+        self.text = text
+        check(body, [prompt.tokens for prompt in prompts], max_tokens, text, config)
         # Absent seeds are drawn here, so that a published request is reproducible.
         seed = body.seed if body.seed is not None else secrets.randbits(63)
         grammar = _grammar(body, toolset)
         base = _wanted(body, max_tokens, timeout_s, seed, text, grammar)
         if toolset is not None:
-            base = replace(base, kept_markers=toolset.kept_markers(text))
+            base = replace(
+                base,
+                kept_markers=toolset.kept_markers(text),
+                only_call=toolset.only_call(text),
+            )
         self.all: list[Choice] = []
         for prompt in prompts:
             for number in range(body.n):
@@ -170,12 +185,20 @@ class Choices:
                 c.echo + c.text,
                 [call.whole() for call in c.calls],
                 c.reason,
-                self._logprobs(c.told, len(c.echo)),
+                self._logprobs(c, c.told, len(c.echo), is_first=True),
             )
             for c in self.all
         ]
-        rounds = self.all[0].rounds
-        return {**shape.whole(done, self.usage()), **self.metrics(), **self._trace(rounds)}
+        first = self.all[0]
+        whole = {**shape.whole(done, self.usage()), **self.metrics(), **self._trace(first.rounds)}
+        if self.body.prompt_logprobs is None:
+            return whole
+        # As vLLM has it: a chat's is beside its choices.
+        if isinstance(self.body, ChatBody):
+            return {**whole, "prompt_logprobs": self._of_prompt(first)}
+        for choice, own in zip(self.all, done, strict=True):
+            own["prompt_logprobs"] = self._of_prompt(choice)
+        return whole
 
     def chunk(self, shape: Shape, news: News) -> Json:
         """What is new."""
@@ -184,8 +207,9 @@ class Choices:
         choice.is_begun = True
         text = choice.echo + news.text if is_first else news.text
         reason = None if piece.reason is None else choice.reason
-        logprobs = self._logprobs(piece.told, len(choice.echo) + choice.num_told_chars)
-        choice.num_told_chars += sum(len(self._text.token_text(t.token)) for t in piece.told)
+        offset = len(choice.echo) + choice.num_told_chars
+        logprobs = self._logprobs(choice, piece.told, offset, is_first=is_first)
+        choice.num_told_chars += sum(num_chars(self.text, told.token) for told in piece.told)
         delta = shape.delta(choice.index, text, news.calls, reason, logprobs, is_first)
         return {**shape.chunk([delta]), **self._trace(piece.rounds)}
 
@@ -209,46 +233,23 @@ class Choices:
     def _trace(self, rounds: Sequence[Json]) -> Json:
         return {"trace": {"rounds": list(rounds)}} if self.body.return_trace else {}
 
-    def _logprobs(self, told: Sequence[Told], offset: int) -> Json | None:
-        if _num_logprobs(self.body) is None:
+    def _logprobs(
+        self, choice: Choice, told: Sequence[Told], offset: int, *, is_first: bool
+    ) -> Json | None:
+        """Of tokens whose text begins at `offset`; an echoed prompt's come first."""
+        if num_logprobs(self.body) is None:
             return None
         if isinstance(self.body, ChatBody):
-            return chat_logprobs(self._text, told)
-        return completion_logprobs(self._text, told, offset)
+            return chat_logprobs(self.text, told)
+        num_top = num_echoed(self.body) if is_first else None
+        prompt = None
+        if num_top is not None:
+            prompt = PromptTold(choice.wanted.prompt, choice.prompt_told, num_top, choice.echo)
+        return completion_logprobs(self.text, told, offset, prompt)
 
-
-def _check(
-    body: GenerationBody,
-    prompts: Sequence[Prompt],
-    max_tokens: int,
-    text: TextModel,
-    config: GatewayConfig,
-) -> None:
-    text.require_model(body.model)
-    text.require_tokens(body.stop_token_ids, "stop_token_ids")
-    num_choices = len(prompts) * body.n
-    if num_choices > config.max_choices:
-        raise InvalidRequestError(
-            f"{len(prompts)} prompts with n={body.n} make {num_choices} choices; "
-            f"at most {config.max_choices} are served at a time",
-            "n",
-        )
-    if body.return_trace and num_choices > 1:
-        raise InvalidRequestError(
-            "return_trace: the rounds of one choice can be told, not of several", "return_trace"
-        )
-    if body.min_tokens > max_tokens:
-        raise InvalidRequestError(
-            f"min_tokens: {body.min_tokens} are more than the {max_tokens} there may be",
-            "min_tokens",
-        )
-    for prompt in prompts:
-        if len(prompt.tokens) + max_tokens > text.manifest.max_context:
-            raise InvalidRequestError(
-                f"the prompt has {len(prompt.tokens)} tokens and {max_tokens} more are wanted; "
-                f"the model's context is {text.manifest.max_context} tokens",
-                "messages" if isinstance(body, ChatBody) else "prompt",
-            )
+    def _of_prompt(self, choice: Choice) -> list[Json | None]:
+        num_top = self.body.prompt_logprobs or 0
+        return prompt_logprobs(self.text, choice.wanted.prompt, choice.prompt_told, num_top)
 
 
 def _wanted(
@@ -271,10 +272,12 @@ def _wanted(
         timeout_s,
         body.min_tokens,
         grammar,
-        _num_logprobs(body),
+        num_logprobs(body),
         Steering() if body.speculation is None else body.speculation.steering(),
         body.return_trace,
         is_batch=body.is_batch,
+        num_prompt_logprobs=num_of_prompt(body, max_tokens),
+        tells_markers=num_echoed(body) is not None,
     )
 
 
@@ -296,21 +299,6 @@ def _call_delta(delta: CallStart | CallArguments) -> Json:
         return {"index": delta.index, "function": {"arguments": delta.text}}
     function = {"name": delta.name, "arguments": ""}
     return {"index": delta.index, "id": delta.id, "type": "function", "function": function}
-
-
-def _num_logprobs(body: GenerationBody) -> int | None:
-    """How many of the likeliest tokens are told at each place; None: nothing is."""
-    if isinstance(body, CompletionBody):
-        if body.echo and body.logprobs is not None:
-            raise InvalidRequestError(
-                "logprobs: of an echoed prompt there are none; ask for one of the two", "logprobs"
-            )
-        return body.logprobs
-    if not isinstance(body, ChatBody):
-        return None
-    if body.top_logprobs and not body.logprobs:
-        raise InvalidRequestError("top_logprobs goes with logprobs: true", "top_logprobs")
-    return body.top_logprobs if body.logprobs else None
 
 
 def _offset(seed: int, number: int) -> int:

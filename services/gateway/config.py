@@ -15,10 +15,12 @@ class GatewayConfig(Settings):
 
     model_config = SettingsConfigDict(env_prefix="GATEWAY_", frozen=True, extra="forbid")
 
-    host: str = "127.0.0.1"
+    host: str = Field("127.0.0.1", description="0.0.0.0: from everywhere")
     port: int = Field(8080, ge=0, le=65535, description="0: any free port")
     model: Path = Field(
-        Path("models/quorum-6m"), description="the target's folder: tokenizer and chat template"
+        Path("models"),
+        description="the target's folder, for its tokenizer and chat template, or a folder of "
+        "models with `served.json`",
     )
     recommender: str = Field("import-next", description="name of the recommender model")
     keys: Path | None = Field(None, description="file of API keys; without one, none is asked for")

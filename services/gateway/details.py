@@ -33,33 +33,105 @@ def chat_logprobs(text: TextModel, told: Sequence[Told]) -> Json:
     content = [
         {
             **entry(each.token, each.logprobs.logprob),
-            "top_logprobs": [entry(token, logprob) for token, logprob in _top(each)],
+            "top_logprobs": [entry(token, logprob) for token, logprob in _top(each.logprobs)],
         }
         for each in told
     ]
     return {"content": content, "refusal": None}
 
 
-def completion_logprobs(text: TextModel, told: Sequence[Told], offset: int) -> Json:
-    """A completion's: four lists, one place a token; the first begins at `offset`."""
-    tokens = [text.token_text(each.token) for each in told]
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token)
+@dataclass(frozen=True, slots=True)
+class PromptTold:
+    """What is told of an echoed prompt: of each token but the first the log probabilities, and
+    `num_top` of the likeliest; and the text that leads the answer."""
+
+    tokens: Sequence[int]
+    logprobs: Sequence[Logprobs]
+    num_top: int
+    echo: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A token in a completion's lists."""
+
+    token: str
+    logprob: float | None
+    top: dict[str, float] | None
+    offset: int
+
+
+def completion_logprobs(
+    text: TextModel, told: Sequence[Told], offset: int, prompt: PromptTold | None = None
+) -> Json:
+    """A completion's: four lists, one place a token; the first begins at `offset`. An echoed prompt
+    is before them."""
+    places = [] if prompt is None else _of_prompt(text, prompt)
+    for each in told:
+        top = _top(each.logprobs)
+        places.append(_place(text, each.token, each.logprobs, top, offset))
+        offset += num_chars(text, each.token)
     return {
-        "tokens": tokens,
-        "token_logprobs": [_finite(each.logprobs.logprob) for each in told],
-        "top_logprobs": [
-            # As vLLM and OpenAI: the token itself is always among them.
-            {
-                text.token_text(token): _finite(logprob)
-                for token, logprob in [*_top(each), (each.token, each.logprobs.logprob)]
-            }
-            for each in told
-        ],
-        "text_offset": offsets,
+        "tokens": [place.token for place in places],
+        "token_logprobs": [place.logprob for place in places],
+        "top_logprobs": [place.top for place in places],
+        "text_offset": [place.offset for place in places],
     }
+
+
+def prompt_logprobs(
+    text: TextModel, tokens: Sequence[int], logprobs: Sequence[Logprobs], num_top: int
+) -> list[Json | None]:
+    """vLLM's `prompt_logprobs`: nothing of the first token, then of each itself and the likeliest,
+    by their ids."""
+
+    def entry(token: int, logprob: float, rank: int) -> Json:
+        named = text.token_text(token)
+        return {"logprob": _finite(logprob), "rank": rank, "decoded_token": named}
+
+    places: list[Json | None] = [None]
+    for token, said in zip(tokens[1:], logprobs, strict=True):
+        place: Json = {str(token): entry(token, said.logprob, said.rank)}
+        for rank, (other, logprob) in enumerate(_top(said)[:num_top], 1):
+            place[str(other)] = entry(other, logprob, rank)
+        places.append(place)
+    return places
+
+
+def num_chars(text: TextModel, token: int) -> int:
+    """Of an answer's text, those that begin in this token."""
+    if text.is_marker(token):
+        return 0
+    return sum(byte & 0xC0 != 0x80 for byte in text.token_bytes(token))
+
+
+def _of_prompt(text: TextModel, prompt: PromptTold) -> list[_Place]:
+    places = []
+    offset = 0
+    for token, said in zip(prompt.tokens, [None, *prompt.logprobs], strict=True):
+        top = [] if said is None else _top(said)[: prompt.num_top]
+        # What a tokenizer puts before a text is no part of it.
+        offset = min(offset, len(prompt.echo))
+        places.append(_place(text, token, said, top, offset))
+        named = text.token_text(token)
+        is_there = text.is_marker(token) and prompt.echo.startswith(named, offset)
+        offset += len(named) if is_there else num_chars(text, token)
+    return places
+
+
+def _place(
+    text: TextModel,
+    token: int,
+    said: Logprobs | None,
+    top: Sequence[tuple[int, float]],
+    offset: int,
+) -> _Place:
+    named = text.token_text(token)
+    if said is None:
+        return _Place(named, None, None, offset)
+    # As vLLM and OpenAI: the token itself is always among them.
+    known = {text.token_text(t): _finite(p) for t, p in [*top, (token, said.logprob)]}
+    return _Place(named, _finite(said.logprob), known, offset)
 
 
 class Tracer:
@@ -98,6 +170,7 @@ class Tracer:
                     "weight": vote.weight,
                     "tokens": self._texts(vote.tokens),
                     "num_agreed": common_length(vote.tokens, tokens),
+                    "num_ready": vote.num_ready,
                 }
                 for vote in round.votes
             ],
@@ -117,8 +190,8 @@ def _source(place: int, num_accepted: int, num_drafted: int) -> str:
     return "bonus" if num_accepted == num_drafted else "corrected"
 
 
-def _top(told: Told) -> list[tuple[int, float]]:
-    return list(zip(told.logprobs.top_tokens, told.logprobs.top_logprobs, strict=True))
+def _top(said: Logprobs) -> list[tuple[int, float]]:
+    return list(zip(said.top_tokens, said.top_logprobs, strict=True))
 
 
 def _finite(logprob: float) -> float:

@@ -11,7 +11,7 @@ NOTES: dict[str, str] = {
     "stream": "Whether the answer comes as server-sent events.",
     "stream_options": "`include_usage`: whether the last chunk has the usage.",
     "max_tokens": "Most tokens of a choice: 16 of a completion where there is none, as many as the "
-    "gateway allows of a chat.",
+    "gateway allows of a chat. 0 only of a completion with `echo`.",
     "max_completion_tokens": "The same by OpenAI's newer name; it precedes `max_tokens`.",
     "min_tokens": "Tokens before any stop token may be drawn.",
     "temperature": "0 is greedy.",
@@ -29,10 +29,13 @@ NOTES: dict[str, str] = {
     "ignore_eos": "Whether the model's end tokens end nothing.",
     "user": "Taken, and not used.",
     "timeout": "Seconds that the request may take.",
-    "echo": "Whether the prompt leads the text.",
+    "echo": "Whether the prompt leads the text; with `logprobs` its tokens are told of as well: null "
+    "of the first.",
     "logprobs": "Of a completion, how many likeliest tokens are told with each token; of a chat, "
     "whether each token's probability is told.",
     "top_logprobs": "How many likeliest tokens are told with each token of a chat.",
+    "prompt_logprobs": "How many likeliest tokens are told with each token of the prompt but the "
+    "first; not in a stream.",
     "response_format": "`json_object`, or `json_schema` with the schema that the text must follow.",
     "structured_outputs": "What the text must be: `json`, `regex`, `choice` or `grammar`.",
     "speculation": "How to draft: `mode` off or auto, `length`, `max_length`, `drafters`, `vote`.",
@@ -40,10 +43,12 @@ NOTES: dict[str, str] = {
     "return_trace": "Whether each round is told as it went, under `trace`.",
     "priority": "`interactive`, or `batch` for what can wait: it is taken after the other, but for "
     "one request in eight. A number, as vLLM has it, is batch above 0.",
-    "service_tier": "`flex` is `priority: batch` by OpenAI's name.",
+    "service_tier": "`flex` is `priority: batch` by OpenAI's name; the answer says which tier "
+    "served it.",
     "tools": "Functions that the model may call.",
     "tool_choice": "Whether it may, must, or must not call one.",
-    "parallel_tool_calls": "Whether it may call several.",
+    "parallel_tool_calls": "Whether it may call several; if not, the first whole call ends the "
+    "text.",
     "request_id": "The header `x-request-id` names a request.",
     "guided_json": "Older vLLM's name for `structured_outputs.json`.",
     "guided_regex": "Older vLLM's name for `structured_outputs.regex`.",

@@ -64,7 +64,6 @@ ALSO_NEUTRAL: dict[str, tuple[object, ...]] = {
     "prompt_cache_options": (None,),
     "prompt_cache_retention": (None,),
     "prompt_embeds": (None,),
-    "prompt_logprobs": (None,),
     "request_id": (None,),
     "return_token_ids": (None, False),
     "return_tokens_as_token_ids": (None, False),

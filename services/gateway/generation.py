@@ -5,28 +5,27 @@ A choice is one straight asynchronous generator; routes only shape what it yield
 
 from __future__ import annotations
 
-import logging
-import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from services.gateway import metrics
+from services.gateway.clock import Clock
 from services.gateway.details import Told, Tracer
-from services.gateway.replies import Arrival, Replies, Request, Terminal, Waiter
+from services.gateway.replies import Arrival, Replies, Request, Terminal
 from services.gateway.responses import Json
 from services.gateway.stops import StopScanner
 from services.gateway.tally import Tally
 from services.gateway.text import Detokenizer, TextModel
+from services.gateway.tool_readers import Reader
 from shared.bus.base import Bus
 from shared.errors import InvalidRequestError, QuorumError, UnavailableError
-from shared.generation import Grammar, Sampling, Steering
+from shared.generation import Grammar, Logprobs, Sampling, Steering
 from shared.log import request_scope
 from shared.messages import Cancel, Cancelled, Failed, Finished, GenerateRequest, GenerationReport
 from shared.registry import Registry
 from shared.topics import batch_generate_requests, generate_requests
 
-logger = logging.getLogger(__name__)
 GRACE_S = 2.0
 """Beyond the deadline, for the verifier's own message that it has passed."""
 
@@ -70,6 +69,11 @@ class Wanted:
     kept_markers: Sequence[str] = ()
     """Of the template: those that are part of the text."""
     is_batch: bool = False
+    num_prompt_logprobs: int | None = None
+    tells_markers: bool = False
+    """Whether log probabilities are told of tokens that are no part of the text as well."""
+    only_call: Callable[[], Reader] | None = None
+    """Makes a reader that finds the call behind which nothing is wanted, if there is such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Piece:
     rounds: list[Json] = field(default_factory=list)
     reason: str | None = None
     report: GenerationReport | None = None
+    prompt: list[Logprobs] = field(default_factory=list)
+    """Of all of the prompt's tokens but the first; they come before any text."""
 
 
 class Generator:
@@ -93,21 +99,19 @@ class Generator:
         bus: Bus,
         registry: Registry,
         inbox: str,
-        text: TextModel,
         replies: Replies,
         tally: Tally,
     ) -> None:
         self._bus = bus
         self._registry = registry
         self._inbox = inbox
-        self._text = text
         self._replies = replies
         self._tally = tally
 
-    async def generate(self, wanted: Wanted) -> AsyncGenerator[Piece, None]:
-        """Pieces up to one with a reason. Raises QuorumErrors; whoever stops listening early
-        cancels the request everywhere."""
-        model = self._text.manifest.name
+    async def generate(self, text: TextModel, wanted: Wanted) -> AsyncGenerator[Piece, None]:
+        """What the target says, in pieces up to one with a reason. Raises QuorumErrors; whoever
+        stops listening early cancels the request everywhere."""
+        model = text.manifest.name
         await self._registry.require("verifier", model)
         request = GenerateRequest(
             uuid.uuid4().hex,
@@ -122,6 +126,7 @@ class Generator:
             wanted.num_logprobs,
             wanted.steering,
             wanted.is_traced,
+            wanted.num_prompt_logprobs,
         )
         topic = (batch_generate_requests if wanted.is_batch else generate_requests)(model)
         is_over = False
@@ -130,7 +135,7 @@ class Generator:
             try:
                 await self._bus.publish(topic, request)
                 events = self._replies.events(waiter, wanted.timeout_s + GRACE_S)
-                async for piece in self._pieces(request, wanted, events, clock):
+                async for piece in self._pieces(request, text, wanted, events, clock):
                     is_over = piece.reason is not None
                     yield piece
             except TimeoutError as error:
@@ -142,61 +147,92 @@ class Generator:
                 raise
             finally:
                 if not is_over:
-                    await self._cancel(request)
+                    await self._cancel(model, request)
 
     async def _pieces(
         self,
         request: GenerateRequest,
+        model: TextModel,
         wanted: Wanted,
         events: AsyncIterator[Arrival | Terminal],
         clock: Clock,
     ) -> AsyncIterator[Piece]:
-        detokenizer = Detokenizer(self._text, wanted.kept_markers)
-        scanner = StopScanner(wanted.stops)
-        aside = Aside(self._text)
-        num_tokens = 0
+        writer = Writer(model, wanted)
+        aside = Aside(model, wanted.tells_markers)
         async for event in events:
             if isinstance(event, Arrival):
                 clock.tick(len(event.tokens))
-                text = ""
-                for token in event.tokens if not scanner.is_stopped else ():
-                    num_tokens += 1
-                    new = detokenizer.push(token)
-                    # What the request does not want to stop yet cannot be a stop.
-                    text += scanner.push(new) if num_tokens > request.min_tokens else new
-                    if scanner.is_stopped:
-                        # The verifier knows no text; its terminal message follows the cancel.
-                        await self._cancel(request)
-                        break
-                aside.add(event, num_tokens)
-                if text:
-                    yield Piece(text, num_tokens, *aside.take())
+                was_over = writer.is_over
+                text = writer.take(event.tokens)
+                if writer.is_over and not was_over:
+                    # The verifier knows no text; its terminal message follows the cancel.
+                    await self._cancel(model.manifest.name, request)
+                aside.add(event, writer.num_tokens)
+                if text or event.prompt:
+                    yield Piece(text, writer.num_tokens, *aside.take(), prompt=event.prompt)
             elif isinstance(event, Failed):
                 raise_failed(event)
-            elif isinstance(event, Finished) or (
-                isinstance(event, Cancelled) and scanner.is_stopped
-            ):
-                text = "" if scanner.is_stopped else scanner.push(detokenizer.flush())
-                text += scanner.flush()
+            elif isinstance(event, Finished) or (isinstance(event, Cancelled) and writer.is_over):
+                text, num_tokens = writer.flush(), writer.num_tokens
                 reason = event.reason if isinstance(event, Finished) else "stop"
-                reason = "stop" if scanner.is_stopped else reason
+                reason = "stop" if writer.is_over else reason
                 clock.end(reason, request, num_tokens, event.report)
                 self._tally.add(len(request.prompt), num_tokens, event.report)
                 yield Piece(text, num_tokens, *aside.take(), reason, event.report)
             else:
                 raise UnavailableError("the request was cancelled by the server")
 
-    async def _cancel(self, request: Request) -> None:
+    async def _cancel(self, model: str, request: Request) -> None:
         """Tells every verifier: any of them may hold the request, or take it over."""
-        verifiers = self._registry.live("verifier", self._text.manifest.name)
+        verifiers = self._registry.live("verifier", model)
         await self._bus.send([v.inbox for v in verifiers], Cancel(request.request_id))
+
+
+class Writer:
+    """A choice's tokens as text, up to where that ends: at a stop string, or behind the only call
+    that is wanted."""
+
+    def __init__(self, text: TextModel, wanted: Wanted) -> None:
+        self.num_tokens = 0
+        self._min_tokens = wanted.min_tokens
+        self._detokenizer = Detokenizer(text, wanted.kept_markers)
+        self._scanner = StopScanner(wanted.stops)
+        self._reader = None if wanted.only_call is None else wanted.only_call()
+
+    @property
+    def is_over(self) -> bool:
+        """Whatever follows is no part of it."""
+        is_called = self._reader is not None and self._reader.is_complete
+        return self._scanner.is_stopped or (is_called and self.num_tokens >= self._min_tokens)
+
+    def take(self, tokens: Sequence[int]) -> str:
+        """The text that has become certain."""
+        text = ""
+        for token in tokens:
+            if self.is_over:
+                break
+            self.num_tokens += 1
+            new = self._detokenizer.push(token)
+            # What the request does not want to stop yet cannot be a stop.
+            if self.num_tokens > self._min_tokens:
+                new = self._scanner.push(new)
+            if self._reader is not None:
+                self._reader.push(new)
+            text += new
+        return text
+
+    def flush(self) -> str:
+        """What was held back, now that nothing follows."""
+        rest = "" if self.is_over else self._scanner.push(self._detokenizer.flush())
+        return rest + self._scanner.flush()
 
 
 class Aside:
     """What is told of tokens until the text that they are part of is certain."""
 
-    def __init__(self, text: TextModel) -> None:
+    def __init__(self, text: TextModel, tells_markers: bool) -> None:
         self._text = text
+        self._tells_markers = tells_markers
         self._tracer = Tracer(text)
         self._told: list[Told] = []
         self._rounds: list[Json] = []
@@ -207,7 +243,7 @@ class Aside:
         self._told += [
             Told(token, said)
             for token, said in zip(kept, arrival.logprobs, strict=False)
-            if not self._text.is_marker(token)
+            if self._tells_markers or not self._text.is_marker(token)
         ]
         for round in arrival.rounds:
             start = round.offset - arrival.offset
@@ -218,75 +254,3 @@ class Aside:
         told, rounds = self._told, self._rounds
         self._told, self._rounds = [], []
         return told, rounds
-
-
-class Clock:
-    """Measures one choice, and logs and counts its end."""
-
-    def __init__(self, model: str, waiter: Waiter) -> None:
-        self._model = model
-        self._waiter = waiter
-        self._started = time.perf_counter()
-        self._first: float | None = None
-        self._last = self._started
-
-    def tick(self, num_tokens: int) -> None:
-        """Tokens have come."""
-        now = time.perf_counter()
-        if self._first is None:
-            self._first = now
-            metrics.TIME_TO_FIRST_TOKEN.labels(self._model).observe(now - self._started)
-        else:
-            gap = (now - self._last) / num_tokens
-            for _ in range(num_tokens):
-                metrics.INTER_TOKEN_LATENCY.labels(self._model).observe(gap)
-        self._last = now
-
-    def end(
-        self,
-        reason: str,
-        request: GenerateRequest,
-        num_tokens: int,
-        report: GenerationReport | None,
-    ) -> None:
-        """The choice is finished."""
-        model, num_prompt, now = self._model, len(request.prompt), time.perf_counter()
-        self._time(now, num_tokens)
-        metrics.SUCCESSES.labels(model, reason).inc()
-        metrics.PROMPT_TOKENS.labels(model).inc(num_prompt)
-        metrics.GENERATION_TOKENS.labels(model).inc(num_tokens)
-        metrics.REQUEST_PROMPT_TOKENS.labels(model).observe(num_prompt)
-        metrics.REQUEST_GENERATION_TOKENS.labels(model).observe(num_tokens)
-        metrics.PARAMS_MAX_TOKENS.labels(model).observe(request.max_tokens)
-        rounds = report.per_round if report is not None else []
-        drafts = [(drafted, accepted) for drafted, accepted in rounds if drafted > 0]
-        metrics.DRAFTS.labels(model).inc(len(drafts))
-        metrics.DRAFT_TOKENS.labels(model).inc(sum(drafted for drafted, _ in drafts))
-        metrics.ACCEPTED_TOKENS.labels(model).inc(sum(accepted for _, accepted in drafts))
-        for _, accepted in drafts:
-            for position in range(accepted):
-                metrics.ACCEPTED_TOKENS_PER_POSITION.labels(model, str(position)).inc()
-        logger.info(
-            "%s: %d prompt and %d completion tokens, %d rounds, first token after %.3f s, "
-            "%.3f s in all",
-            reason,
-            num_prompt,
-            num_tokens,
-            len(rounds),
-            (self._first or now) - self._started,
-            now - self._started,
-        )
-
-    def _time(self, now: float, num_tokens: int) -> None:
-        """Where its time went."""
-        model = self._model
-        first = now if self._first is None else self._first
-        begun = first if self._waiter.begun is None else self._waiter.begun
-        metrics.END_TO_END.labels(model).observe(now - self._started)
-        metrics.QUEUE_TIME.labels(model).observe(begun - self._started)
-        metrics.PREFILL_TIME.labels(model).observe(first - begun)
-        metrics.DECODE_TIME.labels(model).observe(now - first)
-        metrics.INFERENCE_TIME.labels(model).observe(now - begun)
-        if num_tokens > 1:
-            per_token = (now - first) / (num_tokens - 1)
-            metrics.TIME_PER_OUTPUT_TOKEN.labels(model).observe(per_token)

@@ -30,6 +30,8 @@ class TraceVote(Answer):
     weight: float
     tokens: list[TraceToken]
     num_agreed: int
+    num_ready: int
+    """Of the tokens, those drafted ahead: before they were asked for."""
 
 
 class TraceRound(Answer):
@@ -60,13 +62,29 @@ class GenerationAnswer(Answer):
     created: int
     """Unix seconds."""
     model: str
+    service_tier: Literal["default", "flex"] | None = None
+    """The one that served it, where the request names one."""
+
+
+class PromptLogprob(Answer):
+    """A token at a place of the prompt."""
+
+    logprob: float
+    rank: int
+    """1 of the likeliest."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""Null of the first token; of each other itself and the likeliest, by their ids."""
 
 
 class CompletionLogprobs(Answer):
-    """One entry a token."""
+    """One entry a token; an echoed prompt's come first."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
+    """Null of a prompt's first token."""
     top_logprobs: list[dict[str, float] | None] | None
     text_offset: list[int]
 
@@ -77,6 +95,8 @@ class CompletionChoice(Answer):
     logprobs: CompletionLogprobs | None
     finish_reason: Reason | None
     """Null while more is to come."""
+    prompt_logprobs: PromptLogprobs | None = None
+    """Where they are asked for."""
 
 
 class Completion(GenerationAnswer):
@@ -144,6 +164,8 @@ class ChatChoice(Answer):
 class ChatCompletion(GenerationAnswer):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+    prompt_logprobs: PromptLogprobs | None = None
+    """Where they are asked for."""
     usage: Usage
     metrics: Metrics | None = None
     trace: Trace | None = None

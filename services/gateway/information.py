@@ -9,6 +9,7 @@ from aiohttp import web
 from services.gateway.config import GatewayConfig
 from services.gateway.errors import NotFoundError
 from services.gateway.responses import Json
+from services.gateway.targets import Targets
 from services.gateway.text import TextModel
 from shared.registry import Registry
 
@@ -20,9 +21,9 @@ ROLES = ("gateway", "verifier", "voter", "drafter", "recommender")
 class InformationRoutes:
     """Models, live instances, limits."""
 
-    def __init__(self, config: GatewayConfig, text: TextModel, registry: Registry) -> None:
+    def __init__(self, config: GatewayConfig, targets: Targets, registry: Registry) -> None:
         self._config = config
-        self._text = text
+        self._targets = targets
         self._registry = registry
 
     def add_to(self, app: web.Application) -> None:
@@ -31,7 +32,7 @@ class InformationRoutes:
         app.router.add_get("/v1/info", self.info)
 
     async def models(self, _: web.Request) -> web.Response:
-        """The target model with its live draft models, and the recommenders."""
+        """The target models with their live draft models, and the recommenders."""
         return web.json_response({"object": "list", "data": self._models()})
 
     async def model(self, request: web.Request) -> web.Response:
@@ -45,20 +46,15 @@ class InformationRoutes:
 
     async def info(self, _: web.Request) -> web.Response:
         """What a client or an operator may want to know before the first request."""
-        manifest, config = self._text.manifest, self._config
+        config, targets = self._config, [_described(text) for text in self._targets.all]
         live = [i for role in ROLES for i in self._registry.live(role)]
         counts = {role: Counter(i.name for i in live if i.role == role) for role in ROLES}
         return web.json_response(
             {
                 "object": "info",
                 "version": VERSION,
-                "model": {
-                    "id": manifest.name,
-                    "max_model_len": manifest.max_context,
-                    "vocab_size": manifest.vocab_size,
-                    "eos_token_ids": manifest.eos_token_ids,
-                    "has_chat_template": self._text.has_template,
-                },
+                "model": targets[0] if targets else None,
+                "models": targets,
                 "recommender": config.recommender,
                 "instances": {role: dict(sorted(own.items())) for role, own in counts.items()},
                 "limits": {
@@ -72,14 +68,27 @@ class InformationRoutes:
         )
 
     def _models(self) -> list[Json]:
-        name = self._text.manifest.name
         entry = {"object": "model", "created": 0, "owned_by": "quorum"}
-        target = {
-            **entry,
+        targets = [{**entry, **self._target(text)} for text in self._targets.all]
+        recommenders = sorted({i.name for i in self._registry.live("recommender")})
+        return [*targets, *({**entry, "id": i, "kind": "recommender"} for i in recommenders)]
+
+    def _target(self, text: TextModel) -> Json:
+        name = text.manifest.name
+        return {
             "id": name,
-            "max_model_len": self._text.manifest.max_context,
-            "drafters": sorted({i.name for i in self._registry.live("drafter")}),
+            "max_model_len": text.manifest.max_context,
+            "drafters": sorted({i.name for i in self._registry.drafters(name, text.vocabulary)}),
             "verifiers": len(self._registry.live("verifier", name)),
         }
-        recommenders = sorted({i.name for i in self._registry.live("recommender")})
-        return [target, *({**entry, "id": i, "kind": "recommender"} for i in recommenders)]
+
+
+def _described(text: TextModel) -> Json:
+    manifest = text.manifest
+    return {
+        "id": manifest.name,
+        "max_model_len": manifest.max_context,
+        "vocab_size": manifest.vocab_size,
+        "eos_token_ids": manifest.eos_token_ids,
+        "has_chat_template": text.has_template,
+    }

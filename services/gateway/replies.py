@@ -24,6 +24,7 @@ from shared.messages import (
     Failed,
     Finished,
     GenerateRequest,
+    PromptLogprobs,
     RecommendRequest,
     Scores,
     Tokens,
@@ -36,16 +37,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """New tokens from the output's `offset` on, none as a sign of life, and what is told of
-    them."""
+    """New tokens from the output's `offset` on, none as a sign of life, and what is told of them;
+    or, of the whole prompt, what is told of that."""
 
     offset: int
     tokens: list[int]
     logprobs: list[Logprobs] = field(default_factory=list)
     rounds: list[RoundTrace] = field(default_factory=list)
+    prompt: list[Logprobs] = field(default_factory=list)
 
 
 Request = GenerateRequest | RecommendRequest | ScoreRequest | WriteRows
+Part = Tokens | PromptLogprobs
 Terminal = Finished | Failed | Cancelled | Scores | Outputs | Written
 MAX_REPUBLISHED = 5
 GAP_PATIENCE_S = 1.0
@@ -65,23 +68,37 @@ class Waiter:
         self.has_gap = False
         self._is_over = False
         self._num_tokens = 0
+        self._prompt: list[Logprobs] = []
+        self._num_untold = 0
+        """Of the prompt's tokens, those of which something has yet to come before others do."""
+        if isinstance(request, GenerateRequest) and request.num_prompt_logprobs is not None:
+            self._num_untold = len(request.prompt) - 1
         self._arrivals: asyncio.Queue[Arrival | Terminal] = asyncio.Queue()
 
-    def take(self, message: Tokens | Terminal) -> None:
+    def take(self, message: Part | Terminal) -> None:
         """Queues what is new in a message."""
-        if not isinstance(message, Tokens):
-            if isinstance(message, Finished) and message.num_tokens > self._num_tokens:
-                self.has_gap = True
-                return
-            if self._is_over:
-                _count_unclaimed(message)
-            self._is_over = True
-            self._arrivals.put_nowait(message)
+        if isinstance(message, Tokens | PromptLogprobs):
+            self.owner = message.sender
+            if self.begun is None:
+                self.begun = time.perf_counter()
+            if isinstance(message, Tokens):
+                self._take_tokens(message)
+            else:
+                self._take_prompt(message)
             return
-        self.owner = message.sender
-        if self.begun is None:
-            self.begun = time.perf_counter()
-        if message.offset > self._num_tokens:
+        if isinstance(message, Finished) and self._is_missing_any(message):
+            self.has_gap = True
+            return
+        if self._is_over:
+            _count_unclaimed(message)
+        self._is_over = True
+        self._arrivals.put_nowait(message)
+
+    def _is_missing_any(self, end: Finished) -> bool:
+        return end.num_tokens > self._num_tokens or self._num_untold > 0
+
+    def _take_tokens(self, message: Tokens) -> None:
+        if message.offset > self._num_tokens or (message.tokens and self._num_untold):
             self.has_gap = True
             return
         num_known = self._num_tokens - message.offset
@@ -93,6 +110,18 @@ class Waiter:
         )
         self._num_tokens += len(new.tokens)
         self._arrivals.put_nowait(new)
+
+    def _take_prompt(self, message: PromptLogprobs) -> None:
+        """What is told of a prompt is handed on at once, when all of it is there."""
+        num_known = len(self._prompt) + 1 - message.offset
+        if num_known < 0:
+            self.has_gap = True
+            return
+        new = message.logprobs[num_known:]
+        self._prompt += new
+        self._num_untold -= len(new)
+        is_whole = bool(new) and not self._num_untold
+        self._arrivals.put_nowait(Arrival(0, [], prompt=self._prompt if is_whole else []))
 
     async def next(self) -> Arrival | Terminal:
         """New tokens, or the terminal message."""
@@ -107,13 +136,9 @@ class Replies:
         self._silence_s = silence_s
         self._waiters: dict[str, Waiter] = {}
 
-    @property
-    def num_waiting(self) -> int:
-        """Generations that nobody has begun, as far as is known here."""
-        return sum(
-            waiter.begun is None and isinstance(waiter.request, GenerateRequest)
-            for waiter in self._waiters.values()
-        )
+    def num_waiting(self, *topics: Topic[Any]) -> int:
+        """Requests of these topics that nobody has begun, as far as is known here."""
+        return sum(w.begun is None and w.topic in topics for w in self._waiters.values())
 
     @contextmanager
     def waiting(self, request: Request, topic: Topic[Any]) -> Iterator[Waiter]:
@@ -126,13 +151,13 @@ class Replies:
 
     async def receive(self, message: object) -> None:
         """Hands an inbox message to its waiter; whoever works for nobody is told to stop."""
-        if not isinstance(message, Tokens | Terminal):
+        if not isinstance(message, Part | Terminal):
             logger.warning("unexpected %s in the inbox", type(message).__name__)
             return
         waiter = self._waiters.get(message.request_id)
         if waiter is not None:
             waiter.take(message)
-        elif isinstance(message, Tokens):
+        elif isinstance(message, Part):
             await self._bus.send([message.sender], Cancel(message.request_id))
         else:
             _count_unclaimed(message)
@@ -162,7 +187,7 @@ class Replies:
             if not isinstance(event, Arrival):
                 yield event
                 return
-            if event.tokens:
+            if event.tokens or event.prompt:
                 yield event
 
     async def end(self, waiter: Waiter, timeout_s: float) -> Terminal:

@@ -104,7 +104,7 @@ class Metrics(Answer):
 
 
 class Model(Answer):
-    """The target, or a recommender."""
+    """A target, or a recommender."""
 
     id: str
     object: Literal["model"]
@@ -112,7 +112,7 @@ class Model(Answer):
     owned_by: str
     max_model_len: int | None = None
     drafters: list[str] | None = None
-    """Names of the draft models that are live."""
+    """Names of those that draft for it and are live."""
     verifiers: int | None = None
     """How many are live."""
     kind: Literal["recommender"] | None = None
@@ -144,7 +144,10 @@ class Info(Answer):
 
     object: Literal["info"]
     version: str
-    model: InfoModel
+    model: InfoModel | None
+    """The target for requests that name none."""
+    models: list[InfoModel]
+    """All targets."""
     recommender: str
     instances: dict[str, dict[str, int]]
     """By role, how many of each name."""
@@ -187,7 +190,8 @@ class Status(Answer):
     """Counts are this gateway's own, since its start; instances and queues are everybody's."""
 
     object: Literal["status"]
-    model: str
+    model: str | None
+    """The target for requests that name none."""
     time: float
     """Unix seconds."""
     in_flight: int

@@ -20,6 +20,8 @@ class Shape:
     response_id: str
     created: int
     model: str
+    service_tier: str | None = None
+    """Told where it was asked for."""
 
     def whole(self, choices: Sequence[Json], usage: Json) -> Json:
         """The answer in one piece."""
@@ -70,12 +72,13 @@ class Shape:
         return {"index": index, **content, "logprobs": logprobs, "finish_reason": reason}
 
     def _head(self, name: str) -> Json:
-        return {
+        head: Json = {
             "id": self.response_id,
             "object": name,
             "created": self.created,
             "model": self.model,
         }
+        return head if self.service_tier is None else {**head, "service_tier": self.service_tier}
 
 
 def usage(num_prompt_tokens: int, num_completion_tokens: int, num_reused_tokens: int) -> Json:

@@ -21,6 +21,7 @@ from services.gateway.events import EventStream
 from services.gateway.generation import Generator
 from services.gateway.responses import Shape
 from services.gateway.schemas import ChatBody, CompletionBody, GenerationBody, parse
+from services.gateway.targets import Targets
 from services.gateway.text import TextModel
 from services.gateway.timeouts import timeout_of
 from services.gateway.traces import told
@@ -43,14 +44,14 @@ class GenerationRoutes:
     def __init__(
         self,
         config: GatewayConfig,
-        text: TextModel,
+        targets: Targets,
         generator: Generator,
         admission: Admission,
         registry: Registry,
         running: Running,
     ) -> None:
         self._config = config
-        self._text = text
+        self._targets = targets
         self._generator = generator
         self._admission = admission
         self._registry = registry
@@ -62,41 +63,42 @@ class GenerationRoutes:
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(CompletionBody, await request.read())
-        prompts = [self._prompt(given, body.echo) for given in body.prompts]
-        limit = body.max_tokens or DEFAULT_COMPLETION_TOKENS
-        return await self._answer(request, body, "completion", prompts, limit)
+        text = self._targets.find(body.model)
+        prompts = [_prompt(text, given, body.echo) for given in body.prompts]
+        limit = DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+        return await self._answer(request, body, "completion", text, prompts, limit)
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         body = parse(ChatBody, await request.read())
+        text = self._targets.find(body.model)
         toolset = Toolset.of(body.tools, body.tool_choice, body.parallel_tool_calls)
-        prompt = Prompt(chat_tokens(self._text, body.messages, toolset))
-        room = self._text.manifest.max_context - len(prompt.tokens)
+        prompt = Prompt(chat_tokens(text, body.messages, toolset))
+        room = text.manifest.max_context - len(prompt.tokens)
         given = body.max_completion_tokens or body.max_tokens
         limit = given or max(1, min(room, self._config.max_completion_tokens))
-        return await self._answer(request, body, "chat", [prompt], limit, toolset)
-
-    def _prompt(self, given: str | list[int], is_echoed: bool) -> Prompt:
-        if isinstance(given, str):
-            return Prompt(self._text.encode(given), given if is_echoed else "")
-        self._text.require_tokens(given, "prompt")
-        return Prompt(given, self._text.decode(given, with_markers=True) if is_echoed else "")
+        return await self._answer(request, body, "chat", text, [prompt], limit, toolset)
 
     async def _answer(
         self,
         request: web.Request,
         body: GenerationBody,
         kind: str,
+        text: TextModel,
         prompts: Sequence[Prompt],
         max_tokens: int,
         toolset: Toolset | None = None,
     ) -> web.StreamResponse:
         wanted_s = timeout_of(request, body.timeout) or self._config.request_timeout_s
         timeout_s = min(wanted_s, self._config.request_timeout_s)
-        choices = Choices(body, prompts, max_tokens, timeout_s, self._text, self._config, toolset)
-        self._require_drafters(choices.all[0].wanted.steering)
+        choices = Choices(body, prompts, max_tokens, timeout_s, text, self._config, toolset)
+        self._require_drafters(text, choices.all[0].wanted.steering)
         prefix = "chatcmpl" if kind == "chat" else "cmpl"
         shape = Shape(
-            kind, f"{prefix}-{uuid.uuid4().hex}", int(time.time()), self._text.manifest.name
+            kind,
+            f"{prefix}-{uuid.uuid4().hex}",
+            int(time.time()),
+            text.manifest.name,
+            body.served_tier,
         )
         with (
             told(choices, shape),
@@ -104,16 +106,17 @@ class GenerationRoutes:
             choices.metered(request),
             self._running.entered(request, len(choices.all)) as ending,
         ):
-            async with aclosing(self._run(choices.all, ending, body.stream)) as arrivals:
+            async with aclosing(self._run(choices, ending, body.stream)) as arrivals:
                 if body.stream:
                     return await self._stream(request, shape, choices, arrivals)
                 async for _ in arrivals:
                     pass
         return web.json_response(choices.whole(shape))
 
-    def _require_drafters(self, steering: Steering) -> None:
-        """Raises InvalidRequestError for a draft model that is not there."""
-        live = {instance.name for instance in self._registry.live("drafter")}
+    def _require_drafters(self, text: TextModel, steering: Steering) -> None:
+        """Raises InvalidRequestError for a draft model that the target does not have."""
+        drafters = self._registry.drafters(text.manifest.name, text.vocabulary)
+        live = {instance.name for instance in drafters}
         for name in steering.drafters or ():
             if name not in live:
                 there = ", ".join(sorted(live)) or "none"
@@ -122,18 +125,18 @@ class GenerationRoutes:
                 )
 
     async def _run(
-        self, choices: Sequence[Choice], ending: Ending, is_read: bool
+        self, choices: Choices, ending: Ending, is_read: bool
     ) -> AsyncGenerator[News, None]:
         """All choices at once, their pieces as they come, until they are told to end. Where they
         are read by a client, it may not fall behind by more than `MAX_LAG` pieces."""
         arrivals: asyncio.Queue[News | QuorumError | None] = asyncio.Queue()
 
         async def follow(choice: Choice) -> None:
-            async with aclosing(self._generator.generate(choice.wanted)) as pieces:
+            async with aclosing(self._generator.generate(choices.text, choice.wanted)) as pieces:
                 async for piece in pieces:
                     arrivals.put_nowait(choice.add(piece))
                     if is_read and arrivals.qsize() > MAX_LAG and not ending.done():
-                        metrics.CANCELLATIONS.labels("lag").inc(len(choices))
+                        metrics.CANCELLATIONS.labels("lag").inc(len(choices.all))
                         ending.set_result(SlowReaderError(f"read {MAX_LAG} pieces late"))
 
         def end(asked: Ending) -> None:
@@ -141,7 +144,7 @@ class GenerationRoutes:
                 task.cancel()
             arrivals.put_nowait(asked.result())
 
-        tasks = [asyncio.create_task(follow(choice)) for choice in choices]
+        tasks = [asyncio.create_task(follow(choice)) for choice in choices.all]
         ending.add_done_callback(end)
         everything = asyncio.gather(*tasks)
         everything.add_done_callback(lambda _: arrivals.put_nowait(None))
@@ -151,8 +154,8 @@ class GenerationRoutes:
                     raise arrival
                 yield arrival
             await everything
-            longest = max(choice.num_tokens for choice in choices)
-            metrics.MAX_GENERATION_TOKENS.labels(self._text.manifest.name).observe(longest)
+            longest = max(choice.num_tokens for choice in choices.all)
+            metrics.MAX_GENERATION_TOKENS.labels(choices.text.manifest.name).observe(longest)
         finally:
             for task in tasks:
                 task.cancel()
@@ -183,3 +186,10 @@ class GenerationRoutes:
             last = shape.chunk([], choices.usage() if wants_usage else None)
             await events.send({**last, **choices.metrics()})
         return await events.end()
+
+
+def _prompt(text: TextModel, given: str | list[int], is_echoed: bool) -> Prompt:
+    if isinstance(given, str):
+        return Prompt(text.encode(given), given if is_echoed else "")
+    text.require_tokens(given, "prompt")
+    return Prompt(given, text.decode(given, with_markers=True) if is_echoed else "")

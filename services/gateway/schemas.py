@@ -94,6 +94,7 @@ class GenerationBody(Body):
     priority: Literal["interactive", "batch"] | int = "interactive"
     """Or as vLLM has it, where more than 0 can wait."""
     service_tier: Literal["auto", "default", "flex"] = "auto"
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     return_speculation: bool = False
     return_trace: bool = False
 
@@ -106,6 +107,13 @@ class GenerationBody(Body):
         """Whether it can wait: by any of the names for that."""
         is_later = isinstance(self.priority, int) and self.priority > 0
         return is_later or self.priority == "batch" or self.service_tier == "flex"
+
+    @property
+    def served_tier(self) -> str | None:
+        """OpenAI's name of the class that it is served in, where it has asked for a tier."""
+        if "service_tier" not in self.model_fields_set:
+            return None
+        return "flex" if self.is_batch else "default"
 
     def sampling(self, seed: int, vocab_size: int) -> Sampling:
         """The parameters on the wire. Raises InvalidRequestError for an unknown token."""
@@ -125,6 +133,7 @@ class GenerationBody(Body):
 class CompletionBody(GenerationBody):
     """POST /v1/completions."""
 
+    max_tokens: int | None = Field(None, ge=0)
     prompt: (
         Annotated[str, Field(min_length=1)]
         | TokenIds

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
@@ -28,7 +30,7 @@ from services.gateway.replies import Replies
 from services.gateway.routes import GenerationRoutes
 from services.gateway.status import StatusRoute
 from services.gateway.tally import Tally
-from services.gateway.text import TextModel
+from services.gateway.targets import Targets
 from services.gateway.tokenization import TokenizationRoutes
 from services.gateway.traces import tracing
 from shared.bus.base import Bus
@@ -36,8 +38,10 @@ from shared.config import BusConfig
 from shared.errors import ConfigError
 from shared.gateway_messages import Abort, Aborted
 from shared.runner import Part
+from shared.served import POLL_S
 from shared.service import Service, background
 from shared.tensor_messages import Description
+from shared.topics import batch_generate_requests, generate_requests
 from shared.tracing import OFF
 
 logger = logging.getLogger(__name__)
@@ -53,7 +57,7 @@ class GatewayService(Service):
     def __init__(self, config: GatewayConfig, bus: Bus, bus_config: BusConfig) -> None:
         super().__init__("gateway", config.model.name, bus, bus_config)
         self._config = config
-        self._text: TextModel
+        self._targets = Targets(config.model)
         self._replies = Replies(bus, config.silence_s)
         self._running = Running(bus, self.registry, self.instance_id)
         self._descriptions = Descriptions(bus, self.registry, self.instance_id)
@@ -63,14 +67,13 @@ class GatewayService(Service):
         self.port = config.port
 
     async def load(self) -> None:
-        self._text = await asyncio.to_thread(TextModel, self._config.model)
+        await self._targets.load()
         if self._config.keys is not None:
             self._keys = Keys(self._config.keys)
 
     async def serve(self) -> None:
         """Listens until drained: new requests are refused, those in flight end."""
-        model = self._text.manifest.name
-        metrics.REQUESTS_WAITING.labels(model).set_function(lambda: self._replies.num_waiting)
+        self._count_waiting(self._targets.names)
         app = self._application()
         http_logger = logging.getLogger(f"{__name__}.http")
         http_logger.addFilter(OURS_ONLY)
@@ -83,7 +86,7 @@ class GatewayService(Service):
         )
         await runner.setup()
         try:
-            async with background(self.read_inbox(self._receive)):
+            async with background(self.read_inbox(self._receive), self._follow_targets()):
                 await self._listen(runner)
                 await self.announce({"port": str(self.port)})
                 await self.draining.wait()
@@ -104,23 +107,21 @@ class GatewayService(Service):
         )
         if doorkeeper is not None:
             doorkeeper.guard(app)
-        generator = Generator(
-            self.bus, self.registry, self.instance_id, self._text, self._replies, self._tally
-        )
+        generator = Generator(self.bus, self.registry, self.instance_id, self._replies, self._tally)
         GenerationRoutes(
-            self._config, self._text, generator, self._admission, self.registry, self._running
+            self._config, self._targets, generator, self._admission, self.registry, self._running
         ).add_to(app)
         self._running.add_to(app)
-        InformationRoutes(self._config, self._text, self.registry).add_to(app)
+        InformationRoutes(self._config, self._targets, self.registry).add_to(app)
         StatusRoute(
-            self._text.manifest.name,
+            self._targets,
             self._config.recommender,
             self.bus,
             self.registry,
             self._admission,
             self._tally,
         ).add_to(app)
-        TokenizationRoutes(self._text).add_to(app)
+        TokenizationRoutes(self._targets).add_to(app)
         recommenders = Recommenders(
             self._config,
             self.bus,
@@ -150,6 +151,23 @@ class GatewayService(Service):
             ) from error
         self.port = runner.addresses[0][1]
 
+    async def _follow_targets(self) -> None:
+        """Models come and go while requests are served."""
+        while True:
+            await asyncio.sleep(POLL_S)
+            before = self._targets.names
+            await self._targets.refresh()
+            for name in set(before) - set(self._targets.names):
+                metrics.REQUESTS_WAITING.remove(name)
+            self._count_waiting(set(self._targets.names) - set(before))
+
+    def _count_waiting(self, models: Iterable[str]) -> None:
+        """Read when it is asked for."""
+        for model in models:
+            topics = generate_requests(model), batch_generate_requests(model)
+            count = partial(self._replies.num_waiting, *topics)
+            metrics.REQUESTS_WAITING.labels(model).set_function(count)
+
     async def _receive(self, message: object) -> None:
         if isinstance(message, Description):
             self._descriptions.receive(message)
@@ -164,7 +182,7 @@ class GatewayService(Service):
     async def _ready(self, _: web.Request) -> web.Response:
         """Ready when something can be served and no drain has begun."""
         serving = {
-            "generation": bool(self.registry.live("verifier", self._text.manifest.name)),
+            "generation": any(self.registry.live("verifier", n) for n in self._targets.names),
             "recommendation": bool(self.registry.live("recommender", self._config.recommender)),
         }
         is_ready = any(serving.values()) and not self.draining.is_set()

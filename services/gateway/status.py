@@ -11,6 +11,7 @@ from services.gateway.admission import Admission
 from services.gateway.information import ROLES
 from services.gateway.responses import Json
 from services.gateway.tally import Tally
+from services.gateway.targets import Targets
 from shared.bus.base import Bus
 from shared.registry import Registry
 from shared.topics import (
@@ -27,14 +28,14 @@ class StatusRoute:
 
     def __init__(
         self,
-        model: str,
+        targets: Targets,
         recommender: str,
         bus: Bus,
         registry: Registry,
         admission: Admission,
         tally: Tally,
     ) -> None:
-        self._model = model
+        self._targets = targets
         self._recommender = recommender
         self._bus = bus
         self._registry = registry
@@ -49,7 +50,7 @@ class StatusRoute:
         live = [instance for role in ROLES for instance in self._registry.live(role)]
         body: Json = {
             "object": "status",
-            "model": self._model,
+            "model": next(iter(self._targets.names), None),
             "time": time.time(),
             "in_flight": self._admission.num_in_flight,
             "queues": await self._queues(),
@@ -74,8 +75,10 @@ class StatusRoute:
         """How many requests of each kind nobody has taken yet."""
         by_names = await self._bus.lag(recommend_requests(self._recommender))
         by_tensors = await self._bus.lag(score_requests(self._recommender))
-        urgent = await self._bus.lag(generate_requests(self._model))
-        return {
-            "generate": urgent + await self._bus.lag(batch_generate_requests(self._model)),
-            "recommend": by_names + by_tensors,
-        }
+        topics = [
+            topic(name)
+            for name in self._targets.names
+            for topic in (generate_requests, batch_generate_requests)
+        ]
+        waiting = [await self._bus.lag(topic) for topic in topics]
+        return {"generate": sum(waiting), "recommend": by_names + by_tensors}

@@ -13,10 +13,10 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from services.gateway.chat_template import ChatTemplate, Message
-from services.gateway.errors import NotFoundError
 from services.gateway.token_bytes import spelling_of, token_bytes
 from shared.errors import InvalidRequestError, ModelError
 from shared.lm.manifest import Manifest, load_manifest
+from shared.lm.vocabulary import vocabulary_digest
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """What the gateway needs of a model's folder; the graph may be elsewhere."""
@@ -27,6 +27,7 @@ class TextModel:
 
     def __init__(self, folder: Path) -> None:
         self.manifest: Manifest = load_manifest(folder, FILES)
+        self.vocabulary = vocabulary_digest(folder)
         file = folder / "tokenizer.json"
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
@@ -74,12 +75,6 @@ class TextModel:
     def is_marker(self, token: int) -> bool:
         """Whether it is no part of a text."""
         return token in self._marker_ids
-
-    def require_model(self, name: str | None) -> None:
-        """Raises NotFoundError for another model."""
-        if name not in (None, self.manifest.name):
-            own = self.manifest.name
-            raise NotFoundError(f"model {name[:100]!r} does not exist; there is {own}")
 
     def require_tokens(self, tokens: Sequence[int], param: str) -> None:
         """Raises InvalidRequestError for a token that there is not."""

@@ -58,14 +58,18 @@ def said(text: str) -> list[Delta]:
 
 
 class Span:
-    """Finds the end of a JSON object or list, or where the text stops looking like one."""
+    """Finds the end of a JSON object or list, or where the text stops looking like one. With
+    `is_first` the first element of a list is all of it that is wanted: `rest` then closes it."""
 
     _OUTSIDE = frozenset(' \t\r\n{}[]:,"+-.0123456789eEtrufalsn')
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_first: bool = False) -> None:
         self.is_over = False
         self.is_broken = False
+        self.rest = ""
+        self._is_first = is_first
         self._depth = 0
+        self._is_list = False
         self._is_string = False
         self._is_escaped = False
 
@@ -96,10 +100,13 @@ class Span:
         if char == '"':
             self._is_string = True
         elif char in "{[":
+            self._is_list = self._is_list if self._depth else char == "["
             self._depth += 1
         elif char in "}]":
             self._depth -= 1
-            self.is_over = self._depth == 0
+            is_element = self._is_first and self._depth == 1 and self._is_list
+            self.is_over = self._depth == 0 or is_element
+            self.rest = "]" if is_element else ""
         # The first one is a bracket, or it is nothing.
         is_within = self._depth > 0 or self.is_over
         self.is_broken = char not in self._OUTSIDE or not is_within or self._depth > MAX_DEPTH

@@ -29,11 +29,12 @@ class _Candidate:
         r"\s*([a-zA-Z0-9_-]{1,64})(?:\[CALL_ID\][a-zA-Z0-9]{1,64})?(?:\[ARGS\])?\s*"
     )
 
-    def __init__(self, form: Format) -> None:
+    def __init__(self, form: Format, *, is_alone: bool) -> None:
+        """`is_alone`: of a list, the first one is all that is wanted."""
         self.text = ""
         self.is_broken = False
         self._may_be_named = form.name == "mistral"
-        self._span = Span()
+        self._span = Span(is_first=is_alone)
         self._head: str | None = None
         """What stood before the JSON, once that has begun."""
 
@@ -71,7 +72,7 @@ class _Candidate:
     def calls(self, names: Collection[str]) -> list[tuple[str, str]]:
         """Names and arguments, once it is over; none if there is a fault in one of them."""
         assert self._head is not None
-        json_text = self.text[len(self._head) :]
+        json_text = self.text[len(self._head) :] + self._span.rest
         try:
             if self._head.strip():
                 found = self._NAMED.fullmatch(self._head)
@@ -136,7 +137,7 @@ class AutoReader:
                 return rest[len(self._form.closer) :]
             if self._begins_bare(rest):
                 self._held = text[:num_blank]
-                self._candidate = _Candidate(self._form)
+                self._candidate = _Candidate(self._form, is_alone=not self._parallel)
                 return rest
         return self._to_opener(text, deltas)
 
@@ -160,7 +161,7 @@ class AutoReader:
             self._held = text
             return ""
         self._held = text[: place + len(opener)]
-        self._candidate = _Candidate(self._form)
+        self._candidate = _Candidate(self._form, is_alone=not self._parallel)
         return text[place + len(opener) :]
 
     def _call(self, candidate: _Candidate, text: str, deltas: list[Delta]) -> str:
@@ -169,7 +170,7 @@ class AutoReader:
         if not candidate.is_over and not candidate.is_broken:
             return text
         calls = candidate.calls(self._names) if candidate.is_over else []
-        for name, arguments in calls if self._parallel else calls[:1]:
+        for name, arguments in calls:
             deltas.append(call_start(self.num_calls, self._ids, name))
             deltas.append(CallArguments(self.num_calls, arguments))
             self.num_calls += 1

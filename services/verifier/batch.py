@@ -54,11 +54,22 @@ class Share:
     restored: Sequence[FloatArray] = ()
     """Blocks of the prefix cache that are put in from token `restored_at` on, before the pass."""
 
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether it is of a prompt whose tokens' log probabilities are told."""
+        return self.job.draft is None and self.job.session.tells_prompt
+
     def row(self) -> Row:
         """What the decoder is to do for it."""
-        session = self.job.session
         num_logits = 0 if self.job.draft is None else len(self.draft) + 1
-        return Row(session.slot, self.start, self.tokens, num_logits)
+        if self.tells_prompt:
+            num_logits = len(self.tokens)
+        return Row(self.job.session.slot, self.start, self.tokens, num_logits)
+
+    def following(self) -> list[int]:
+        """Of a prompt: the token behind each of its own."""
+        end = self.start + len(self.tokens)
+        return self.job.session.tokens[self.start + 1 : end + 1]
 
     def drafted(self) -> Drafted:
         """What the target's logits are to be compared with."""
@@ -74,11 +85,44 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Of prompts in a pass: tokens in all, and seconds by which they may prolong one that others
-    wait for."""
+    """Of prompts in a pass: tokens in all, seconds by which they may prolong one that others wait
+    for, and tokens whose log probabilities are told."""
 
     prefill_tokens: int
     prefill_delay_s: float
+    told_tokens: int = 256
+
+
+class Room:
+    """What prompts may have of a pass that holds `num_tokens` of others."""
+
+    def __init__(self, num_tokens: int, cost: PassCost, limits: Limits) -> None:
+        self._num_tokens = num_tokens
+        self._cost = cost
+        self._num_left = limits.prefill_tokens
+        self._num_told_left = limits.told_tokens
+        self._limit_s = cost.seconds(limits.prefill_tokens)
+        """That a pass of prompts alone would take, were nothing told."""
+        if num_tokens:
+            self._limit_s = cost.seconds(num_tokens) + limits.prefill_delay_s
+        self._is_untouched = True
+
+    def most(self, is_told: bool) -> int:
+        """How many tokens of the next prompt may go along."""
+        num_tokens = min(self._num_left, self._num_told_left) if is_told else self._num_left
+        each_s = self._cost.telling_s if is_told else 0.0
+        found = self._cost.fitting(self._num_tokens, self._limit_s, num_tokens, each_s)
+        # At least one, or a prompt might wait for ever.
+        return max(1, found) if self._is_untouched else found
+
+    def take(self, num_tokens: int, is_told: bool) -> None:
+        """They go along."""
+        self._is_untouched = False
+        self._num_tokens += num_tokens
+        self._num_left -= num_tokens
+        if is_told:
+            self._num_told_left -= num_tokens
+            self._limit_s -= num_tokens * self._cost.telling_s
 
 
 def compose(
@@ -89,11 +133,7 @@ def compose(
     prompts = [job for job in jobs if job.draft is None]
     if not prompts:
         return shares
-    room = limits.prefill_tokens
-    if shares:
-        num_tokens = sum(len(share.tokens) for share in shares)
-        # At least one, or a prompt might wait for ever.
-        room = max(1, cost.fitting(num_tokens, limits.prefill_delay_s, room))
+    room = Room(sum(len(share.tokens) for share in shares), cost, limits)
     return shares + _fill(prompts, room, prefixes)
 
 
@@ -112,21 +152,22 @@ def _cut(jobs: Sequence[Job], cost: PassCost) -> list[Share]:
     return shares
 
 
-def _fill(prompts: Sequence[Job], room: int, prefixes: PrefixCache) -> list[Share]:
-    """The next tokens of the prompts in turn, `room` in all, behind what is known already. What
-    one of them computes in this pass, the others wait for."""
+def _fill(prompts: Sequence[Job], room: Room, prefixes: PrefixCache) -> list[Share]:
+    """The next tokens of the prompts in turn, as far as there is room, behind what is known
+    already. What one of them computes in this pass, the others wait for. But a prompt whose tokens
+    are told of is computed whole, whatever is known."""
     shares = []
     in_work: set[bytes] = set()
     for job in prompts:
-        if not room:
-            break
-        session = job.session
-        restored_at, restored = prefixes.find(session)
+        session, is_told = job.session, job.session.tells_prompt
+        if not (most := room.most(is_told)):
+            continue
+        restored_at, restored = (0, []) if is_told else prefixes.find(session)
         start = max(session.num_cached, restored_at + len(restored) * prefixes.block_tokens)
-        end = min(start + room, len(session.tokens) - 1)
+        end = min(start + most, len(session.tokens) - 1)
         blocks = prefixes.keys_between(session, start, end)
-        if in_work.isdisjoint(blocks):
+        if is_told or in_work.isdisjoint(blocks):
             shares.append(Share(job, start, session.tokens[start:end], (), restored_at, restored))
             in_work.update(blocks)
-            room -= end - start
+            room.take(end - start, is_told)
     return shares

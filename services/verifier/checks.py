@@ -13,8 +13,12 @@ def check(request: GenerateRequest, manifest: Manifest, max_speculation_length: 
     """Raises InvalidRequestError naming the field at fault."""
     if not request.prompt:
         raise InvalidRequestError("the prompt is empty; at least one token is needed", "prompt")
-    if request.max_tokens < 1:
-        raise InvalidRequestError("max_tokens must be at least 1", "max_tokens")
+    fewest = 1 if request.num_prompt_logprobs is None else 0
+    if request.max_tokens < fewest:
+        raise InvalidRequestError(
+            "max_tokens must be at least 1, or 0 where of the prompt log probabilities are wanted",
+            "max_tokens",
+        )
     wanted = len(request.prompt) + request.max_tokens
     if wanted > manifest.max_context:
         raise InvalidRequestError(
@@ -26,8 +30,12 @@ def check(request: GenerateRequest, manifest: Manifest, max_speculation_length: 
         raise InvalidRequestError(
             f"min_tokens must lie within 0 and max_tokens, {request.max_tokens}", "min_tokens"
         )
-    if request.num_logprobs is not None and not 0 <= request.num_logprobs <= MAX_LOGPROBS:
-        raise InvalidRequestError(f"logprobs must lie within 0 and {MAX_LOGPROBS}", "logprobs")
+    for param, number in (
+        ("logprobs", request.num_logprobs),
+        ("prompt_logprobs", request.num_prompt_logprobs),
+    ):
+        if number is not None and not 0 <= number <= MAX_LOGPROBS:
+            raise InvalidRequestError(f"{param} must lie within 0 and {MAX_LOGPROBS}", param)
     _check_tokens(request, manifest.vocab_size)
     lengths = (request.steering.length, request.steering.max_length)
     if not all(0 <= length <= max_speculation_length for length in lengths if length is not None):

@@ -16,7 +16,10 @@ class VerifierConfig(Settings):
 
     model_config = SettingsConfigDict(env_prefix="VERIFIER_", frozen=True, extra="forbid")
 
-    model: Path = Field(Path("models/quorum-6m"), description="folder written by the export")
+    model: Path = Field(
+        Path("models"),
+        description="folder written by the export, or of models with `served.json`",
+    )
     max_batch: int = Field(16, ge=1, le=256, description="requests in work at a time")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")
     num_threads: int = Field(

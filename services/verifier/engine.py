@@ -12,22 +12,24 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.verifier import metrics
-from services.verifier.acceptance import accept
 from services.verifier.batch import Job, Limits, Share, Verified, compose
 from services.verifier.draft_lengths import highest_gain, token_price
 from services.verifier.drafting import AUTO, Drafting, Load, Way
+from services.verifier.forward import Passed, forward
 from services.verifier.logprobs import logprobs
 from services.verifier.pace import Absence, Usual
 from services.verifier.pass_cost import MEASURED, PassCost
 from services.verifier.prefix_cache import PrefixCache
-from services.verifier.session import Session, Took
+from services.verifier.session import Session
 from shared.generation import Logprobs
-from shared.lm.decoder import Decoder, FloatArray, Row
+from shared.lm.decoder import Decoder, Row
 
 LONGEST = 8
+LOGITS_BYTES = 64 << 20
+"""Of prompts' logits in a pass: those whose log probabilities are told have as many as tokens."""
 
 
 def _good(load: Load) -> float:
@@ -42,23 +44,6 @@ class Move:
     source: int
     target: int
     session: Session
-
-
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """What a pass gave: the target's tokens for each share and what is told of them, how much of
-    each share's tokens stays in the cache, blocks for the prefix cache, and what it cost."""
-
-    emitted: list[list[int]]
-    logprobs: list[list[Logprobs]]
-    num_kept: list[int]
-    blocks: list[tuple[bytes, FloatArray]]
-    took: Took
-
-    def verified(self, n: int, share: Share) -> Verified:
-        """What the n-th share's job is told."""
-        waiting_s = self.took.started - share.job.submitted
-        return Verified(share.draft, self.emitted[n], self.logprobs[n], self.took, waiting_s)
 
 
 class Engine:
@@ -82,7 +67,9 @@ class Engine:
             lambda num_running: num_running / cost.seconds(num_running),
             lambda load: highest_gain(load.num_running, _good(load), LONGEST, cost.seconds),
         )
-        self._limits = limits
+        self._limits = replace(
+            limits, told_tokens=max(1, LOGITS_BYTES // (4 * decoder.manifest.vocab_size))
+        )
         self._prefixes = prefixes
         self._thread = ThreadPoolExecutor(1, "forward-pass")
         self._jobs: list[Job] = []
@@ -133,10 +120,11 @@ class Engine:
             if not self._seated:
                 self._ended = None
 
-    async def prefill(self, session: Session) -> None:
-        """Brings the next of the context into the cache, beside the passes of others. The last
-        token is left to `verify`."""
-        await self._submit(session, None, ())
+    async def prefill(self, session: Session) -> list[Logprobs]:
+        """Brings the next of the context into the cache, beside the passes of others, and tells of
+        the tokens that follow on it, if the request asks for that. The last token is left to
+        `verify`."""
+        return (await self._submit(session, None, ())).logprobs
 
     async def verify(
         self, session: Session, draft: Sequence[int], survival: Sequence[float]
@@ -162,7 +150,8 @@ class Engine:
             num_seated = len(self._seated)
             try:
                 passed = await loop.run_in_executor(
-                    self._thread, self._forward, moves, num_seated, rows, shares
+                    self._thread,
+                    *(forward, self._decoder, self._prefixes, moves, num_seated, rows, shares),
                 )
             except Exception as error:  # a failed pass fails its requests, not the engine
                 for share in shares:
@@ -182,7 +171,12 @@ class Engine:
         """Learns what passes cost and bring."""
         took = passed.took
         num_tokens = sum(len(share.tokens) for share in shares)
-        self._cost.observe(num_tokens, took.duration_s)
+        num_told = sum(len(share.tokens) for share in shares if share.tells_prompt)
+        if num_told:
+            seconds = took.duration_s + took.sampling_s
+            self._cost.observe_telling(num_tokens, num_told, seconds)
+        else:
+            self._cost.observe(num_tokens, took.duration_s)
         now = asyncio.get_running_loop().time()
         num_emitted = sum(map(len, passed.emitted))
         if num_emitted:
@@ -244,66 +238,10 @@ class Engine:
                 metrics.PREFIX_CACHE_QUERIES.labels(model).inc(num_needed)
         return shares
 
-    def _forward(
-        self,
-        moves: Sequence[tuple[int, int, int]],
-        num_seated: int,
-        rows: Sequence[Row],
-        shares: Sequence[Share],
-    ) -> Passed:
-        """On the engine's thread: the pass, and the target's tokens for each share."""
-        for source, target, length in moves:
-            self._decoder.move(source, target, length)
-        self._decoder.free(num_seated)
-        for share, row in zip(shares, rows, strict=True):
-            for number, block in enumerate(share.restored):
-                start = share.restored_at + number * self._prefixes.block_tokens
-                self._decoder.write(row.slot, start, block)
-        started = time.perf_counter()
-        logits = self._decoder.forward(rows)
-        ended = time.perf_counter()
-        wanted = [n for n, share in enumerate(shares) if share.job.draft is not None]
-        accepted = accept([logits[n] for n in wanted], [shares[n].drafted() for n in wanted])
-        emitted: list[list[int]] = [[] for _ in shares]
-        told: list[list[Logprobs]] = [[] for _ in shares]
-        for n, tokens in zip(wanted, accepted, strict=True):
-            emitted[n] = tokens
-            num_top = shares[n].job.session.request.num_logprobs
-            if num_top is not None:
-                told[n] = logprobs(logits[n], tokens, num_top)
-        kind = "decode" if wanted else "prefill"
-        metrics.FORWARD_PASS_SECONDS.labels(kind).observe(ended - started)
-        metrics.FORWARD_PASS_ROWS.labels(kind).observe(len(rows))
-        sampling_s = time.perf_counter() - ended
-        # The last emitted token is not in the cache: the pass ended before it.
-        num_kept = [
-            len(share.tokens) - (len(share.draft) + 1 - len(tokens) if tokens else 0)
-            for share, tokens in zip(shares, emitted, strict=True)
-        ]
-        return Passed(
-            emitted,
-            told,
-            num_kept,
-            self._read(shares, rows, num_kept),
-            Took(started, ended - started, sampling_s, len(self._seated)),
-        )
-
-    def _read(
-        self, shares: Sequence[Share], rows: Sequence[Row], num_kept: Sequence[int]
-    ) -> list[tuple[bytes, FloatArray]]:
-        """The blocks that this pass completed and that nobody has computed before."""
-        size = self._prefixes.block_tokens
-        return [
-            (key, self._decoder.read(row.slot, start, start + size))
-            for share, row, count in zip(shares, rows, num_kept, strict=True)
-            for key, start in self._prefixes.unknown(
-                share.job.session, row.start, row.tokens[:count]
-            )
-        ]
-
 
 def measure_cost(decoder: Decoder) -> PassCost:
-    """Runs passes of a few sizes; passes to come tell the rest. Overwrites the cache."""
+    """Runs passes of a few sizes, and one of which all tokens are told; passes to come tell the
+    rest. Overwrites the cache."""
     measured: dict[int, float] = {}
     for size in (size for size in MEASURED if size <= decoder.manifest.max_context):
         durations = []
@@ -312,4 +250,11 @@ def measure_cost(decoder: Decoder) -> PassCost:
             decoder.forward([Row(0, 0, [0] * size, 2)])
             durations.append(time.perf_counter() - started)
         measured[size] = min(durations)
-    return PassCost(measured)
+    cost = PassCost(measured)
+    size = max(measured)
+    started = time.perf_counter()
+    (logits,) = decoder.forward([Row(0, 0, [0] * size, size)])
+    logprobs(logits, [0] * size, 1)
+    told_s = time.perf_counter() - started
+    cost.telling_s = max(0.0, told_s - cost.seconds(size)) / size
+    return cost

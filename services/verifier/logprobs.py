@@ -32,4 +32,6 @@ def _logprobs(row: FloatArray, token: int, num_top: int) -> Logprobs:
         threshold = np.partition(scores, len(scores) - num_top)[len(scores) - num_top]
         near = np.flatnonzero(scores >= threshold)
         top = near[np.lexsort((near, -scores[near]))][:num_top].tolist()
-    return Logprobs(float(scores[token]), top, scores[top].tolist())
+    own = scores[token]
+    rank = 1 + int((scores > own).sum()) + int((scores[:token] == own).sum())
+    return Logprobs(float(own), top, scores[top].tolist(), rank)

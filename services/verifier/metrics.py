@@ -24,10 +24,18 @@ DRAFT_WAIT_SECONDS = Histogram(
 )
 DRAFT_TIMEOUTS = Counter("draft_timeouts", "Rounds whose draft did not come in time")
 LATE_DRAFTS = Counter("late_drafts", "Drafts that came after their round")
-SELF_TEST_UNEQUAL = Gauge("self_test_unequal_rows", "Rows not bit-for-bit equal at start")
+SELF_TEST_UNEQUAL = Gauge("self_test_unequal_rows", "Rows not bit-for-bit equal at start", _MODEL)
 PREFIX_CACHE_QUERIES = Counter(
     "vllm:prefix_cache_queries", "Prompt tokens that were needed in a cache", _MODEL
 )
 PREFIX_CACHE_HITS = Counter(
     "vllm:prefix_cache_hits", "Those of them that were not computed again", _MODEL
 )
+
+
+def forget(model_name: str, num_slots: int) -> None:
+    """A target of this process is served no more."""
+    REQUESTS_CAPACITY.dec(num_slots)
+    REQUESTS_RUNNING.remove(model_name)
+    KV_CACHE_USAGE.remove(model_name)
+    SELF_TEST_UNEQUAL.remove(model_name)

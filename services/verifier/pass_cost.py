@@ -17,6 +17,7 @@ SIZES = frozenset((*range(2, 33), 48, 64, 96, 128, 256))
 """Those that are told apart. Small ones all: kernels take tokens by the half-dozen or the like, and
 the last ones of a dozen are next to free."""
 _LOCAL_RATE, _GLOBAL_RATE = 0.1, 0.02
+_TELLING_RATE = 0.1
 _MOST = 2.0
 """A pass is never believed to have cost more than this many times what it should, nor less than
 one in as many: the machine was busy with something else."""
@@ -25,8 +26,11 @@ one in as many: the machine was busy with something else."""
 class PassCost:
     """Estimates for one target model on one machine."""
 
-    def __init__(self, measured: Mapping[int, float]) -> None:
+    def __init__(self, measured: Mapping[int, float], telling_s: float = 0.0) -> None:
         """Seconds by the number of tokens, at least two sizes."""
+        self.telling_s = telling_s
+        """What a prompt's token takes beside its pass if its log probabilities are told: the head
+        of the model, and what is read off its logits."""
         self._sizes = sorted(measured)
         self._learned = [measured[size] for size in self._sizes]
         self._seconds = self._rising()
@@ -49,6 +53,11 @@ class PassCost:
             self._learned[place] *= ratio ** (_GLOBAL_RATE + _LOCAL_RATE * nearness)
         self._seconds = self._rising()
 
+    def observe_telling(self, num_tokens: int, num_told: int, seconds: float) -> None:
+        """Learns from a pass of which so many of the prompts' tokens were told."""
+        each_s = max(0.0, seconds - self.seconds(num_tokens)) / num_told
+        self.telling_s += _TELLING_RATE * (each_s - self.telling_s)
+
     def _tell_apart(self, num_tokens: int) -> None:
         """A size of its own from now on, of which no more is known than its neighbours say."""
         seconds = self.seconds(num_tokens)
@@ -57,14 +66,13 @@ class PassCost:
         self._learned.insert(place, seconds)
         self._seconds = self._rising()
 
-    def fitting(self, num_tokens: int, budget_s: float, most: int) -> int:
-        """How many tokens more, at most `most`, prolong a pass of `num_tokens` by no more than
-        `budget_s`."""
-        limit = self.seconds(num_tokens) + budget_s
+    def fitting(self, num_tokens: int, limit_s: float, most: int, each_s: float = 0.0) -> int:
+        """How many tokens more, at most `most`, a pass of `num_tokens` may hold to take no more
+        than `limit_s`, if each of them takes `each_s` beside it."""
         low, high = 0, most
         while low < high:
             middle = (low + high + 1) // 2
-            if self.seconds(num_tokens + middle) <= limit:
+            if self.seconds(num_tokens + middle) + middle * each_s <= limit_s:
                 low = middle
             else:
                 high = middle - 1

@@ -10,6 +10,8 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from functools import partial
+from pathlib import Path
 
 from services.verifier import metrics
 from services.verifier.batch import Limits, Verified
@@ -23,13 +25,17 @@ from services.verifier.relay import Emitted, relay
 from services.verifier.session import Session
 from services.verifier.speculation import Speculation
 from services.verifier.traces import tell_generation, tell_round
+from shared import served
 from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.generation import Times
+from shared.hosting import Host, Key, Wanted
 from shared.lm.decoder import PASS_TOKENS, Decoder, load_decoder
 from shared.lm.self_test import check_rows
+from shared.lm.vocabulary import vocabulary_digest
 from shared.messages import Cancel, Cancelled, Draft, Failed, Finished, GenerateRequest
 from shared.runner import Part
+from shared.served import POLL_S
 from shared.service import Service, background
 from shared.topics import batch_generate_requests, generate_requests
 
@@ -66,7 +72,6 @@ class VerifierService(Service):
             await asyncio.to_thread(self._test_rows)
         manifest = self._decoder.manifest
         self._grammars = Grammars(config.model, manifest.vocab_size, manifest.eos_token_ids)
-        self._show()
         cost = await asyncio.to_thread(measure_cost, self._decoder)
         self._engine = Engine(
             self._decoder,
@@ -80,6 +85,7 @@ class VerifierService(Service):
             self.registry,
             self.instance_id,
             self.name,
+            await asyncio.to_thread(vocabulary_digest, config.model),
             self._decoder.manifest.vocab_size,
             config.speculation_length,
             config.max_speculation_length,
@@ -89,6 +95,7 @@ class VerifierService(Service):
     async def serve(self) -> None:
         """Works until drained."""
         manifest = self._decoder.manifest
+        self._show()
         try:
             async with background(
                 self._engine.run(), self.read_inbox(self._receive), self._end_orphans()
@@ -107,6 +114,15 @@ class VerifierService(Service):
                 )
         finally:
             self._engine.close()
+            metrics.forget(self.name, self._config.max_batch)
+
+    async def retire(self) -> None:
+        """Once gateways have seen that the target is served no more, answers what waits for it."""
+        await asyncio.sleep(2 * POLL_S)
+        topics = generate_requests(self.name), batch_generate_requests(self.name)
+        while any([await self.bus.lag(topic) for topic in topics]):  # noqa: ASYNC110 - of all
+            await asyncio.sleep(POLL_S / 10)
+        self.drain()
 
     async def generate(self, request: GenerateRequest) -> Finished | Cancelled | Failed:
         """One request, from prompt to terminal message; each round sends its tokens on."""
@@ -124,8 +140,10 @@ class VerifierService(Service):
                             return _expired(session)
                         if session.num_uncached > 1:
                             with self.tracer.span("prefill"):
-                                await self._engine.prefill(session)
-                            gateway.pass_on(Emitted())
+                                told = await self._engine.prefill(session)
+                            gateway.pass_on(Emitted(prompt=told))
+                        elif session.num_remaining_tokens == 0:
+                            session.reason = "length"
                         else:
                             with self.tracer.span("round"):
                                 gateway.pass_on(await self._round(session))
@@ -214,7 +232,7 @@ class VerifierService(Service):
         """Metrics of what is in work, which are read when they are asked for."""
         sessions, num_slots = self._sessions, self._config.max_batch
         num_places = num_slots * self._decoder.manifest.max_context
-        metrics.REQUESTS_CAPACITY.set(num_slots)
+        metrics.REQUESTS_CAPACITY.inc(num_slots)
         metrics.REQUESTS_RUNNING.labels(self.name).set_function(lambda: len(sessions))
         metrics.KV_CACHE_USAGE.labels(self.name).set_function(
             lambda: sum(session.num_cached for session in sessions.values()) / num_places
@@ -222,7 +240,7 @@ class VerifierService(Service):
 
     def _test_rows(self) -> None:
         result = check_rows(self._decoder)
-        metrics.SELF_TEST_UNEQUAL.set(result.num_unequal)
+        metrics.SELF_TEST_UNEQUAL.labels(self.name).set(result.num_unequal)
         if result.num_unequal:
             logger.warning(
                 "rows are not bit-for-bit equal on this machine (%d of %d): texts may differ "
@@ -262,8 +280,20 @@ def _log_end(session: Session, duration_s: float) -> None:
 
 
 def build(config: VerifierConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:
-    """One verifier."""
-    return [VerifierService(config, bus, bus_config)]
+    """One verifier; of a folder of models, one for each target that is served."""
+
+    def wanted() -> Wanted:
+        return {
+            Key(target.name, target.stamp): partial(of, target.folder)
+            for target in served.read(config.model)
+        }
+
+    def of(folder: Path) -> VerifierService:
+        return VerifierService(config.model_copy(update={"model": folder}), bus, bus_config)
+
+    if not served.is_list(config.model):
+        return [of(config.model)]
+    return [Host("verifier", config.model.name, bus, bus_config, wanted)]
 
 
 PART = Part("verifier", VerifierConfig, build)

@@ -87,6 +87,12 @@ class Session:
         return len(self.tokens) - self.num_prompt_tokens
 
     @property
+    def tells_prompt(self) -> bool:
+        """Whether log probabilities of the prompt's tokens are asked for: then each is computed,
+        whatever a cache holds."""
+        return self.request.num_prompt_logprobs is not None
+
+    @property
     def num_remaining_tokens(self) -> int:
         return self.request.max_tokens - self.num_output_tokens
 
@@ -135,7 +141,7 @@ class Session:
             length,
             list(draft),
             common_length(draft, emitted),
-            [RoundVote(vote.drafter, vote.tokens, vote.weight) for vote in votes],
+            [RoundVote(v.drafter, v.tokens, v.weight, v.num_ready) for v in votes],
             began - self.started,
             took.num_running,
             times,

@@ -34,6 +34,7 @@ class Speculation:
         registry: Registry,
         inbox: str,
         target: str,
+        vocabulary: str,
         vocab_size: int,
         first_length: int,
         max_speculation_length: int,
@@ -43,6 +44,7 @@ class Speculation:
         self._registry = registry
         self._inbox = inbox
         self._target = target
+        self._vocabulary = vocabulary
         self._vocab_size = vocab_size
         self.first_length = first_length
         """What a request asks for in its first round: what the last one to be told was told."""
@@ -142,7 +144,7 @@ class Speculation:
 
     def _choose_drafters(self, session: Session, wanted: Drafters) -> list[Instance]:
         """One instance of each draft model."""
-        live = self._registry.live("drafter")
+        live = self._registry.drafters(self._target, self._vocabulary)
         if (chosen := session.request.steering.drafters) is not None:
             live = [instance for instance in live if instance.name in chosen]
         looking_up = [instance for instance in live if instance.attributes.get("kind") == "lookup"]

@@ -29,17 +29,19 @@ def environment() -> dict[str, str]:
 
 
 class Stack:
-    """One project of its own; `scale` is the number of replicas it has in peace."""
+    """One project of its own; `scale` is the number of replicas it has in peace, `overlays` are
+    compose files beside the usual ones."""
 
-    def __init__(self, scale: Mapping[str, int]) -> None:
-        self.project = f"quorum-e2e-{os.getpid()}"
+    def __init__(self, scale: Mapping[str, int], *overlays: Path) -> None:
+        self.files = (*FILES, *overlays)
+        self.project = "-".join(["quorum-e2e", str(os.getpid()), *(o.stem for o in overlays)])
         self.scale = dict(scale)
         self.client = docker.from_env()
 
     def compose(self, *arguments: str, **more: str) -> str:
         """Runs docker compose on the project, with `more` in its environment; its output, or
         RuntimeError with it."""
-        files = [part for file in FILES for part in ("-f", str(file))]
+        files = [part for file in self.files for part in ("-f", str(file))]
         command = [
             "docker",
             "compose",

@@ -18,7 +18,7 @@ from services.gateway.text import TextModel
 from shared.bus import connect
 from shared.bus.base import Bus
 from shared.config import BusConfig
-from shared.generation import Times
+from shared.generation import Logprobs, Times
 from shared.lm.manifest import FORMAT, Manifest
 from shared.messages import (
     Cancel,
@@ -27,6 +27,7 @@ from shared.messages import (
     Finished,
     GenerateRequest,
     GenerationReport,
+    PromptLogprobs,
     Tokens,
 )
 from shared.service import Service, Terminal, background
@@ -98,6 +99,16 @@ class ScriptedVerifier(Service):
             topic, low = generate_requests(MODEL), batch_generate_requests(MODEL)
             await self.consume(topic, self._play, self.num_places, low=low)
 
+    async def prompt(self, request: GenerateRequest) -> None:
+        """Tells of the prompt, if that is asked for, in two messages."""
+        if request.num_prompt_logprobs is None:
+            return
+        told = [prompt_logprob(token, request) for token in request.prompt[1:]]
+        middle = len(told) // 2
+        for offset, part in ((1, told[:middle]), (1 + middle, told[middle:])):
+            message = PromptLogprobs(request.request_id, self.instance_id, offset, part)
+            await self.bus.send([request.reply_to], message)
+
     async def tokens(self, request: GenerateRequest, offset: int, tokens: list[int]) -> None:
         message = Tokens(request.request_id, self.instance_id, offset, tokens)
         await self.bus.send([request.reply_to], message)
@@ -107,12 +118,19 @@ class ScriptedVerifier(Service):
 
     async def _play(self, request: GenerateRequest) -> Terminal:
         self.requests.append(request)
+        await self.prompt(request)
         return await self.script(self, request)
 
     async def _receive(self, message: object) -> None:
         assert isinstance(message, Cancel)
         self.cancels.setdefault(message.request_id, asyncio.Event()).set()
         self.cancelled.put_nowait(message.request_id)
+
+
+def prompt_logprob(token: int, request: GenerateRequest) -> Logprobs:
+    """What the scripted verifier tells of a prompt's token, and of the likeliest: 2, 3 and so on."""
+    top = list(range(2, 2 + (request.num_prompt_logprobs or 0)))
+    return Logprobs(-0.01 * token, top, [-0.001 * other for other in top], token)
 
 
 async def say(verifier: ScriptedVerifier, request: GenerateRequest) -> Terminal:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from functools import partial
 
 import pytest
 
 from shared.generation import Grammar, Logprobs, RoundTrace, RoundVote, Steering, Times
-from shared.messages import Failed, Finished, GenerateRequest, Tokens
+from shared.messages import Cancelled, Failed, Finished, GenerateRequest, Tokens
 from shared.service import Terminal
 from tests.gateway.conftest import REPORT, ScriptedVerifier, Stage
 
@@ -33,7 +35,7 @@ async def tell(verifier: ScriptedVerifier, request: GenerateRequest) -> Terminal
     for index, (start, end) in enumerate([(0, middle), (middle, len(tokens))]):
         part = tokens[start:end]
         draft = part[:-1] if index == 0 else []
-        votes = [RoundVote("small", part, 1.5), RoundVote("wide", [0, *part], 0.5)]
+        votes = [RoundVote("small", part, 1.5, 2), RoundVote("wide", [0, *part], 0.5)]
         told = [Logprobs(-0.25 * (start + n), [t, 2], [-0.1, -3.0]) for n, t in enumerate(part)]
         trace = RoundTrace(
             index,
@@ -123,6 +125,7 @@ async def test_rounds_tell_where_each_token_came_from(stage: Stage, is_stream: b
     assert "".join(t["text"] for r in rounds for t in r["tokens"]) == stage.verifier.words
     assert all(t["drafters"] == ["small"] for t in first["tokens"])
     assert [v["num_agreed"] for v in first["votes"]] == [len(first["tokens"]), 0]
+    assert [v["num_ready"] for v in first["votes"]] == [2, 0]
     assert (first["length"], first["num_running"], first["started_s"]) == (4, 2, 0.5)
     assert first["seconds"]["drafting"] == 0.1
     assert [t["token"] for t in first["draft"]] == [t["token"] for t in first["tokens"][:-1]]
@@ -242,6 +245,64 @@ async def test_a_stream_tells_of_calls_as_openai_does(stage: Stage) -> None:
     assert json.loads(arguments) == {"city": "Köln"}
     assert "".join(d.get("content") or "" for d in deltas).strip() == "Hm."
     assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("per_round", [1, 4, 1000])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_behind_the_only_call_generation_ends(
+    stage: Stage, is_stream: bool, per_round: int
+) -> None:
+    """At the same token, however many came in a round."""
+    stage.verifier.words = f"Hm. {CALL}\n{CALL} And so on."
+    stage.verifier.script = partial(go_on, per_round=per_round)
+    body = {**HELLO, "tools": [WEATHER], "max_tokens": 500, "parallel_tool_calls": False}
+    if is_stream:
+        asked = {**body, "stream_options": {"include_usage": True}}
+        *events, last = await stage.stream(CHATS, asked)
+        choices = [event["choices"][0] for event in events]
+        calls = [part for c in choices for part in c["delta"].get("tool_calls", [])]
+        assert {part["index"] for part in calls} == {0}
+        assert "".join(c["delta"].get("content") or "" for c in choices).strip() == "Hm."
+        usage, reason = last["usage"], choices[-1]["finish_reason"]
+    else:
+        _, answer, _ = await stage.post(CHATS, body)
+        (choice,) = answer["choices"]
+        assert len(choice["message"]["tool_calls"]) == 1
+        usage, reason = answer["usage"], choice["finish_reason"]
+    assert reason == "tool_calls"
+    async with asyncio.timeout(5):
+        cancelled = await stage.verifier.cancelled.get()
+    assert [request.request_id for request in stage.verifier.requests] == [cancelled]
+    until = stage.verifier.words.index("}}") + 2
+    tokens = stage.text.encode(stage.verifier.words)
+    needed = next(n for n in range(len(tokens)) if len(stage.text.decode(tokens[:n])) >= until)
+    assert usage["completion_tokens"] == needed
+
+
+async def test_a_call_ends_nothing_before_min_tokens_or_where_several_are_wanted(
+    stage: Stage,
+) -> None:
+    stage.verifier.words = f"{CALL}\n{CALL}"
+    body = {**HELLO, "tools": [WEATHER], "max_tokens": 500}
+    _, answer, _ = await stage.post(CHATS, body)
+    assert len(answer["choices"][0]["message"]["tool_calls"]) == 2
+    least = len(stage.text.encode(stage.verifier.words)) - 2
+    alone = {**body, "parallel_tool_calls": False, "min_tokens": least}
+    _, answer, _ = await stage.post(CHATS, alone)
+    (choice,) = answer["choices"]
+    assert (len(choice["message"]["tool_calls"]), choice["finish_reason"]) == (1, "tool_calls")
+    assert answer["usage"]["completion_tokens"] == least
+
+
+async def go_on(
+    verifier: ScriptedVerifier, request: GenerateRequest, *, per_round: int
+) -> Terminal:
+    """Says the words, so many tokens a round, and then nothing until it is cancelled."""
+    tokens = verifier.text.encode(verifier.words)
+    for offset in range(0, len(tokens), per_round):
+        await verifier.tokens(request, offset, tokens[offset : offset + per_round])
+    await verifier.cancel_of(request).wait()
+    return Cancelled(request.request_id, REPORT)
 
 
 async def test_a_named_function_is_forced(stage: Stage) -> None:

@@ -36,6 +36,7 @@ SAMPLES: dict[str, tuple[object, dict[str, object]]] = {
     "presence_penalty": (0.5, {}),
     "priority": ("batch", {}),
     "prompt": ([5, 6], {}),
+    "prompt_logprobs": (2, {}),
     "repetition_penalty": (1.1, {}),
     "response_format": ({"type": "json_object"}, {}),
     "return_speculation": (True, {}),

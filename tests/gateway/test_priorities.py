@@ -63,6 +63,30 @@ async def test_each_name_of_a_class_leads_to_its_topic(
     assert await begun.get() == TOPICS[is_later].name
 
 
+@pytest.mark.parametrize("path", [COMPLETIONS, CHATS])
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({}, None),
+        ({"service_tier": None}, None),
+        ({"priority": "batch"}, None),
+        ({"service_tier": "auto"}, "default"),
+        ({"service_tier": "default"}, "default"),
+        ({"service_tier": "flex"}, "flex"),
+        ({"service_tier": "auto", "priority": 1}, "flex"),
+    ],
+)
+async def test_an_answer_says_in_which_tier_it_was_served(
+    stage: Stage, path: str, said: dict[str, object], told: str | None
+) -> None:
+    body = {**({"prompt": "x"} if path == COMPLETIONS else {"messages": [HELLO]}), **said}
+    _, answer, _ = await stage.post(path, body)
+    asked = {**body, "stream_options": {"include_usage": True}}
+    events = await stage.stream(path, asked)
+    assert {each.get("service_tier") for each in (answer, *events)} == {told}
+    assert ("service_tier" in answer) == (told is not None)
+
+
 TOPICS = (generate_requests(MODEL), batch_generate_requests(MODEL))
 HELLO = {"role": "user", "content": "Hello"}
 

@@ -448,6 +448,36 @@ def test_several_calls_come_out(form: Format, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        (MISTRAL, f"[TOOL_CALLS][{WEATHER}"),
+        (MISTRAL, f" [ {WEATHER}"),
+        (MISTRAL, '[TOOL_CALLS]weather[ARGS]{"city": "Rome"}'),
+        (LLAMA3, f"{WEATHER}"),
+        (LLAMA3, f"<|python_tag|>[{WEATHER}"),
+        (HERMES, f"<tool_call>{WEATHER}"),
+        (HERMES, f"<tool_call>[{WEATHER}"),
+    ],
+)
+def test_where_one_call_is_wanted_its_end_is_known_at_once(form: Format, text: str) -> None:
+    """Whether more of a list would follow or not."""
+    alone = auto(form, parallel=False)
+    deltas: list[Delta] = []
+    for char in text:
+        assert not alone.is_complete
+        deltas += alone.push(char)
+    assert alone.is_complete
+    assert shape(joined([*deltas, *alone.push(f", {WEATHER}]"), *alone.flush()])) == [CALLED]
+
+
+def test_a_first_of_a_list_that_is_no_call_is_text() -> None:
+    text = f'[TOOL_CALLS][{{"name": "date", "arguments": {{}}}}, {WEATHER}]'
+    alone = auto(MISTRAL, parallel=False)
+    assert shape(read(alone, [text])) == [text]
+    assert not alone.is_complete
+
+
+@pytest.mark.parametrize(
     "inner",
     [
         '{"name": "weather", "arguments": {"city": "Rome"}',

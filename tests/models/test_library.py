@@ -14,6 +14,7 @@ import pytest
 
 from models import library
 from models.__main__ import main
+from shared import served
 from shared.errors import ModelError
 from shared.lm.manifest import load_manifest
 from tests.toy import write_toy, write_toy_tokenizer
@@ -37,7 +38,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def names(out: Path) -> set[str]:
-    return {path.name for path in out.iterdir()} if out.exists() else set()
+    return {path.name for path in out.iterdir() if path.is_dir()} if out.exists() else set()
 
 
 def other_tokens(source: Path, folder: Path) -> Path:
@@ -65,11 +66,10 @@ def test_a_target_and_its_draft_models_are_added_together(sources: Path, out: Pa
         assert set(load_manifest(out / name).files) == {"model.onnx", "tokenizer.json"}
     assert set(added.agreement) == {"small", "drafter"}
     assert 0.2 < added.agreement["small"] < 1
-    assert added.settings == {
-        "VERIFIER_MODEL": str(out / "mine"),
-        "GATEWAY_MODEL": str(out / "mine"),
-        "DRAFTER_MODELS": f"{out / 'small'},{out / 'drafter'},ngram,suffix",
-    }
+    (target,) = served.read(out)
+    assert target == served.Target(
+        out / "mine", served.stamp(out / "mine"), drafters=("small", "drafter")
+    )
     assert any("no chat template" in remark for remark in added.remarks)
     assert any("testing mine" in line for line in lines)
 
@@ -96,7 +96,9 @@ def test_other_tokens_are_refused_by_the_first_unless_they_are_translated(
         library.add(str(sources / "target"), [str(other)], out)
     assert names(out) == set()
     added = library.add(str(sources / "target"), [str(other)], out, translate=True)
-    assert added.settings["DRAFTER_TRANSLATE_FROM"] == str(out / "target")
+    assert added.translated == ["other"]
+    (target,) = served.read(out)
+    assert target.drafters == target.translated == ("other",)
     assert added.agreement == {}
     assert names(out) == {"target", "other"}
 
@@ -163,6 +165,15 @@ def test_force_replaces_a_model_as_a_whole(sources: Path, out: Path) -> None:
     assert names(out) == {"target"}
 
 
+def test_a_target_that_is_served_keeps_its_tokens(sources: Path, out: Path, tmp_path: Path) -> None:
+    library.add(str(sources / "target"), [], out)
+    before = served.read(out)
+    other = other_tokens(sources / "target", tmp_path / "other")
+    with pytest.raises(ModelError, match="target is served; choose another name"):
+        library.add(str(other), [], out, name="target", force=True)
+    assert served.read(out) == before
+
+
 def test_a_move_that_fails_takes_back_those_before_it(out: Path, tmp_path: Path) -> None:
     for folder in (out / "first", tmp_path / "first"):
         folder.mkdir(parents=True)
@@ -186,7 +197,12 @@ def test_listing_and_removing(
     assert entries["other"].shares_tokens_with == []
     assert main(["list", "--out", str(out)]) == 0
     assert "same tokens as drafter" in capsys.readouterr().out
+    assert [(t.name, t.drafters) for t in served.read(out)] == [
+        ("target", ("drafter",)),
+        ("other", ()),
+    ]
     assert main(["remove", "drafter", "--out", str(out)]) == 0
+    assert [(t.name, t.drafters) for t in served.read(out)] == [("target", ()), ("other", ())]
     assert names(out) == {"target", "other", "import-next"}
     for name in ("drafter", "..", "target/model.onnx"):
         assert main(["remove", name, "--out", str(out)]) == 1

@@ -158,6 +158,7 @@ def test_every_control_can_be_used(console: Watched) -> None:
         page.locator(".example").nth(i).click()
     page.locator("#temperature").fill("0.7")
     page.locator("#seed").fill("7")
+    use_more(page)
     use_speculation(page)
     page.locator("#copy").click()
     expect(page.locator("#answer-status")).to_have_text("Copied")
@@ -173,11 +174,11 @@ def test_every_control_can_be_used(console: Watched) -> None:
 
 
 def use_speculation(page: Any) -> None:
-    """Off, and two lengths: the same text."""
+    """Off, and three lengths: the same text."""
     texts = []
-    for mode, source in (("off", "plain"), ("auto", None), ("fixed", "accepted")):
+    for mode, source in (("off", "plain"), ("auto", None), ("most", None), ("fixed", "accepted")):
         page.locator("#speculation").select_option(mode)
-        if mode == "fixed":
+        if mode in ("most", "fixed"):
             page.locator("#length").fill("6")
         else:
             expect(page.locator("#length")).to_be_hidden()
@@ -188,7 +189,32 @@ def use_speculation(page: Any) -> None:
         if source is not None:
             assert page.locator(f".token.{source}").count() > 0
         assert mode != "off" or page.locator(".token:not(.plain)").count() == 0
-    assert texts[0] == texts[1] == texts[2]
+    assert len(set(texts)) == 1
+
+
+def use_more(page: Any) -> None:
+    """Each drafter off and on, every vote rule, every form of the text."""
+    page.locator("#more summary").click()
+    expect(page.locator("#drafter-list .chip")).to_have_text(sorted(DRAFTERS))
+    for i in range(len(DRAFTERS)):
+        page.locator("#drafter-list input").nth(i).click()
+        expect(page.locator("#more-set")).to_have_text("3 of 4 drafters")
+        page.locator("#drafter-list input").nth(i).click()
+    expect(page.locator("#vote option")).to_have_count(4)
+    for rule in (*("learned", "greedy", "heaviest-path"), ""):
+        page.locator("#vote").select_option(rule)
+        expect(page.locator("#more-set")).to_have_text(f"{rule} vote" if rule else "")
+    for form in ("json_object", "json", "regex", "choice"):
+        page.locator("#structure").select_option(form)
+    page.locator("#structure-text").fill("yes\nno")
+    page.locator("#send").click()
+    await_state(page, "done")
+    assert answer_of(page) in ("yes", "no")
+    page.locator("#structure").select_option("")
+    expect(page.locator("#structure-text")).to_be_hidden()
+    page.locator("#more summary").click()
+    expect(page.locator("#vote")).to_be_hidden()
+    page.locator("#more summary").click()
 
 
 def use_legend_and_timeline(page: Any) -> None:

@@ -89,9 +89,21 @@ def test_steps_between_the_sizes_that_were_measured_come_out() -> None:
         assert abs(cost.seconds(tokens) / -(-tokens // 6) - 1) < 0.1
 
 
-@given(st.integers(1, 200), st.floats(0.0, 5.0), st.integers(0, 300))
-def test_what_fits_fits_and_one_more_would_not(tokens: int, budget_s: float, most: int) -> None:
+@given(
+    st.integers(1, 200), st.floats(0.0, 5.0), st.integers(0, 300), st.sampled_from((0.0, 0.01, 2.0))
+)
+def test_what_fits_fits_and_one_more_would_not(
+    tokens: int, budget_s: float, most: int, each_s: float
+) -> None:
     cost = PassCost({2: 1.0, 8: 1.2, 32: 2.0, 128: 7.0})
-    count = cost.fitting(tokens, budget_s, most)
-    assert cost.seconds(tokens + count) <= cost.seconds(tokens) + budget_s
-    assert count == most or cost.seconds(tokens + count + 1) > cost.seconds(tokens) + budget_s
+    limit_s = cost.seconds(tokens) + budget_s
+    count = cost.fitting(tokens, limit_s, most, each_s)
+    assert cost.seconds(tokens + count) + count * each_s <= limit_s
+    assert count == most or cost.seconds(tokens + count + 1) + (count + 1) * each_s > limit_s
+
+
+def test_what_telling_takes_is_learned() -> None:
+    cost = PassCost({2: 1.0, 8: 1.2, 32: 2.0, 128: 7.0}, telling_s=0.5)
+    for tokens in (2, 8, 20, 32, 64, 100) * 20:
+        cost.observe_telling(tokens, tokens // 2, cost.seconds(tokens) + tokens // 2 * 0.02)
+    assert cost.telling_s == pytest.approx(0.02, rel=0.01)

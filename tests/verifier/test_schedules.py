@@ -1,5 +1,5 @@
 """Ten thousand random schedules: whatever comes when, is late, lost, cut, rewound, moved or taken
-over, each request gets the tokens of plain decoding."""
+over, each request gets the tokens of plain decoding, and of its prompt what is to be told."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pytest
 from services.verifier.batch import Limits
 from services.verifier.drafting import Way
 from services.verifier.engine import Engine
+from services.verifier.logprobs import logprobs
 from services.verifier.pass_cost import PassCost
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
-from shared.generation import Sampling
+from shared.generation import Logprobs, Sampling
 from shared.lm.decoder import FloatArray, Row
 from shared.lm.manifest import FORMAT, Manifest
 from shared.lm.sampling import Place, draw
@@ -86,6 +87,17 @@ def plain(request: GenerateRequest) -> list[int]:
     return tokens[len(request.prompt) :]
 
 
+def told_plainly(request: GenerateRequest) -> list[Logprobs]:
+    prompt, num_top = request.prompt, request.num_prompt_logprobs
+    if num_top is None:
+        return []
+    found = []
+    for end in range(1, len(prompt)):
+        logits = logits_after(tuple(prompt[max(0, end - 3) : end]), end)
+        found += logprobs(logits[None], [prompt[end]], num_top)
+    return found
+
+
 class Schedule:
     """One random course of some requests on one engine."""
 
@@ -94,7 +106,7 @@ class Schedule:
         drafters = random.choice(("all", "none"))
         self._engine = Engine(
             ToyTarget(),
-            PassCost({2: 1.0, 64: random.uniform(1.0, 62.0)}),
+            PassCost({2: 1.0, 64: random.uniform(1.0, 62.0)}, random.choice((0.0, 1.0, 9.0))),
             Limits(random.randint(2, 9), random.uniform(0.1, 9.0)),
             PrefixCache(random.choice((0, 20, 100, 10_000)), random.randint(1, 5)),
             [Way(drafters, lanes) for lanes in random.choice(((1,), (2,), (1, 2)))],
@@ -120,33 +132,39 @@ class Schedule:
         prompt += [random.randrange(VOCAB_SIZE) for _ in range(random.randint(1, 20 - len(prompt)))]
         self._texts.append(prompt)
         sampling = random.choice(SAMPLINGS)
-        return GenerateRequest(str(number), "x", prompt, random.randint(1, 14), sampling, [], 0.0)
+        return GenerateRequest(
+            str(number), "x", prompt, random.randint(1, 14), sampling, [], 0.0,
+            num_prompt_logprobs=random.choice((None, None, 0, 2)),
+        )  # fmt: skip
 
     async def _serve(self, request: GenerateRequest) -> None:
         expected = plain(request)
+        told: list[Logprobs] = []
         given_up = self._random.random() < 0.3
         await self._pause()
         async with self._seats:
             session = Session(request, 0)
             with self._engine.seat(session):
                 while session.reason is None:
-                    await self._round(session, expected)
+                    told += await self._round(session, expected)
                     assert (
                         session.tokens[session.num_prompt_tokens :]
                         == (expected[: session.num_output_tokens])
                     )
                     if given_up and self._random.random() < 0.2:
                         break
+            if session.num_output_tokens:
+                assert told == told_plainly(request)
         if session.reason is None:
             # Its verifier is gone: another one begins anew.
             await self._serve(request)
 
-    async def _round(self, session: Session, expected: list[int]) -> None:
-        """A chunk of the prompt, or a draft that is right, wrong, short, long or lost."""
+    async def _round(self, session: Session, expected: list[int]) -> list[Logprobs]:
+        """A chunk of the prompt, and what is told of it; or a draft that is right, wrong, short,
+        long or lost."""
         random = self._random
         if session.num_uncached > 1:
-            await self._engine.prefill(session)
-            return
+            return await self._engine.prefill(session)
         await self._pause()
         right = expected[session.num_output_tokens :]
         draft = [t if random.random() < 0.8 else random.randrange(VOCAB_SIZE) for t in right]
@@ -155,6 +173,7 @@ class Schedule:
         known = survival if random.random() < 0.7 else []
         verified = await self._engine.verify(session, draft, known)
         session.emit(verified.tokens)
+        return []
 
     async def _pause(self) -> None:
         for _ in range(self._random.randint(0, 6)):

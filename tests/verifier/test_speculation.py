@@ -85,7 +85,7 @@ async def scene() -> AsyncIterator[Scene]:
     registry = Registry(bus, 60.0)
     await registry.announce(Instance(VOTER, "voter", "voter", VOTER, {}))
     await registry.announce(Instance(DRAFTER, "drafter", "small", DRAFTER, {}))
-    speculation = Speculation(bus, registry, VERIFIER, "toy", VOCAB_SIZE, 4, MAX_LENGTH, 0.2)
+    speculation = Speculation(bus, registry, VERIFIER, "toy", "", VOCAB_SIZE, 4, MAX_LENGTH, 0.2)
     request = GenerateRequest(
         "r", "x", [1, 2, 3], 100, Sampling(temperature=0.0), [], time.time() + 60
     )
@@ -217,7 +217,7 @@ async def test_plain_rounds_are_told_to_the_voter_together_and_to_no_drafter(
 
 async def test_without_anybody_to_ask_it_decodes_plainly(scene: Scene) -> None:
     lonely = Speculation(
-        connect(BusConfig()), Registry(connect(BusConfig()), 60.0), VERIFIER, "toy",
+        connect(BusConfig()), Registry(connect(BusConfig()), 60.0), VERIFIER, "toy", "",
         VOCAB_SIZE, 4, MAX_LENGTH, 0.2,
     )  # fmt: skip
     assert (await lonely.draft(scene.session, ALL, 0.2)).tokens == []

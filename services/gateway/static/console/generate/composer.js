@@ -1,6 +1,9 @@
 /** The form of a generation: reads it as a request, says what is wrong in it. */
 
 import { byId, html } from "../lib/dom.js";
+import { Steering } from "./steering.js";
+import { Structure } from "./structure.js";
+import { Targets } from "./targets.js";
 
 /** @type {Record<string, {placeholder: string, examples: string[]}>} */
 const MODES = {
@@ -21,6 +24,8 @@ const FIELDS = {
   max_tokens: "max-tokens",
   seed: "seed",
   speculation: "speculation",
+  structured_outputs: "structure-text",
+  model: "model",
 };
 
 /** The prompt box and its settings. */
@@ -29,7 +34,16 @@ export class Composer {
   constructor(send, stop) {
     this.form = byId("composer");
     this.prompt = byId("prompt");
-    this.speculation = byId("speculation");
+    this.more = byId("more");
+    this.steering = new Steering();
+    this.structure = new Structure();
+    this.targets = new Targets(
+      (drafters) => {
+        this.steering.know(drafters);
+        this.#tellMore();
+      },
+      (why) => this.steering.fail(why),
+    );
     this.form.addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       if (!this.isBusy && this.#isSound()) send(this.#wanted());
@@ -37,13 +51,12 @@ export class Composer {
     this.form.addEventListener("input", (/** @type {Event} */ event) => {
       if (event.target instanceof HTMLElement) event.target.removeAttribute("aria-invalid");
     });
+    // Behind what the controls themselves do on a change.
+    this.form.addEventListener("change", () => this.#tellMore());
     this.form.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit();
     });
     for (const radio of this.form.elements.mode) radio.addEventListener("change", () => this.#showMode());
-    this.speculation.addEventListener("change", () => {
-      byId("length-field").hidden = this.speculation.value !== "fixed";
-    });
     byId("stop").addEventListener("click", stop);
     this.isBusy = false;
     this.#showMode();
@@ -63,19 +76,29 @@ export class Composer {
   /** @param {string | null} param what a refusal is about */
   blame(param) {
     const field = FIELDS[(param ?? "").split(".")[0]];
-    if (field === undefined) return;
-    byId(field).setAttribute("aria-invalid", "true");
-    byId(field).focus();
+    if (field !== undefined) this.#point(byId(field)).focus();
   }
 
   /** Whether all fields hold what they may; else the first that does not says so. */
   #isSound() {
     this.prompt.setCustomValidity(this.prompt.value === "" ? "Write a prompt first." : "");
-    const wrong = [...this.form.elements].find((e) => e.offsetParent !== null && !e.checkValidity());
+    this.structure.check();
+    const wrong = [...this.form.elements].find((e) => e.closest("[hidden]") === null && !e.checkValidity());
     if (wrong === undefined) return true;
-    wrong.setAttribute("aria-invalid", "true");
-    wrong.reportValidity();
+    this.#point(wrong).reportValidity();
     return false;
+  }
+
+  /** What of the folded settings is not as usual. */
+  #tellMore() {
+    byId("more-set").textContent = [...this.steering.told, ...this.structure.told].join(", ");
+  }
+
+  /** Marks a field as wrong, where it can be seen. @param {any} field */
+  #point(field) {
+    if (this.more.contains(field)) this.more.open = true;
+    field.setAttribute("aria-invalid", "true");
+    return field;
   }
 
   /** @returns {import("./run.js").Wanted} */
@@ -91,9 +114,8 @@ export class Composer {
       stream_options: { include_usage: true },
     };
     if (!Number.isNaN(number("seed"))) body.seed = number("seed");
-    const mode = this.speculation.value;
-    if (mode === "off") body.speculation = { mode: "off" };
-    if (mode === "fixed") body.speculation = { mode: "auto", length: number("length") };
+    const more = { model: this.targets.wanted, speculation: this.steering.wanted(), structured_outputs: this.structure.wanted() };
+    for (const [name, value] of Object.entries(more)) if (value !== null) body[name] = value;
     return { path: isChat ? "/v1/chat/completions" : "/v1/completions", body };
   }
 

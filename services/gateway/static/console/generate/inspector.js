@@ -4,7 +4,7 @@ import { byId, html } from "../lib/dom.js";
 import { counted, duration, percent, short, visible } from "../lib/format.js";
 import { colourOf } from "../lib/palette.js";
 import { colourFor } from "./answer.js";
-import { lasted, leaderOf, PARTS } from "./trace.js";
+import { aheadOf, lasted, leaderOf, PARTS } from "./trace.js";
 
 /** @typedef {import("./trace.js").Round} Round */
 
@@ -27,11 +27,13 @@ export class Inspector {
   show(round, place) {
     this.name.textContent = `round ${round.index + 1}, ${duration(lasted(round))}`;
     const isPlain = round.draft.length === 0 && round.votes.every((vote) => vote.tokens.length === 0);
-    this.body.replaceChildren(
+    const parts = [
       html("p", { class: "verdict" }, verdict(round)),
       isPlain ? html("p", { class: "empty" }, "Nobody proposed anything in this round: the target went on by itself.") : votes(round, place),
+      aheadOf(round).ready > 0 ? html("p", { class: "note ready-note" }, "Dotted: drafted ahead, before it was asked for.") : null,
       times(round),
-    );
+    ];
+    this.body.replaceChildren(...parts.filter((part) => part !== null));
   }
 }
 
@@ -116,9 +118,11 @@ function draftCell(round, i) {
 function voteCell(round, vote, i) {
   const piece = vote.tokens[i];
   if (piece === undefined) return null;
-  if (!follows(round, vote, i)) return cell(piece, "outvoted", i < vote.num_agreed ? "agreed" : "aside", "var(--plain)");
-  const isAccepted = i < round.num_accepted;
-  return cell(piece, isAccepted ? "accepted" : "rejected", isAccepted ? "accepted" : "rejected", colourOf(vote.drafter));
+  const isReady = i < (vote.num_ready ?? 0);
+  const [when, ready] = isReady ? [", drafted ahead", " ready"] : ["", ""];
+  if (!follows(round, vote, i)) return cell(piece, `outvoted${when}`, (i < vote.num_agreed ? "agreed" : "aside") + ready, "var(--plain)");
+  const fate = i < round.num_accepted ? "accepted" : "rejected";
+  return cell(piece, fate + when, fate + ready, colourOf(vote.drafter));
 }
 
 /** Whether a vote is on the winning path up to its token i. */

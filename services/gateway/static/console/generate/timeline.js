@@ -5,13 +5,16 @@
 
 import { byId, html, svg } from "../lib/dom.js";
 import { duration, percent } from "../lib/format.js";
-import { lasted, PARTS } from "./trace.js";
+import { aheadOf, lasted, PARTS } from "./trace.js";
 
 /** @typedef {import("./trace.js").Round} Round */
 
+/** What drafters did while the target verified takes none of a round's own time. */
+const AHEAD = { key: "ahead", name: "Drafted ahead" };
+const LANES = [PARTS[0], AHEAD, ...PARTS.slice(1)];
 const LANE = 26;
 const STRIP = 30;
-const HEIGHT = STRIP + LANE * PARTS.length;
+const HEIGHT = STRIP + LANE * LANES.length;
 const MAX_ZOOM = 256;
 /** A round's messages cross the bus three times; their seconds are told as one, and drawn as three. */
 const ORDER = ["hops", "drafting", "hops", "voting", "hops", "waiting", "forward_pass", "sampling", "rest"];
@@ -25,7 +28,7 @@ export class Timeline {
     this.readout = byId("timeline-readout");
     this.zoom = 1;
     this.scroller = html("div", { class: "lanes-scroll", tabindex: 0, role: "region" });
-    this.values = PARTS.map(() => html("span", { class: "lane-value" }));
+    this.values = LANES.map(() => html("span", { class: "lane-value" }));
     byId("timeline").append(
       html("p", { class: "empty", id: "timeline-empty" }, "Each round's drafting, voting, hops and passes, side by side in time."),
       html("div", { class: "lanes", id: "lanes", hidden: true }, this.#labels(), this.scroller),
@@ -48,7 +51,7 @@ export class Timeline {
     this.readout.textContent = "";
     this.band = svg("rect", { class: "band", y: 0, height: HEIGHT, width: 0 });
     this.marks = svg("g");
-    const stripes = PARTS.map((_, i) => {
+    const stripes = LANES.map((_, i) => {
       return svg("rect", { class: `lane-ground${i % 2 ? " odd" : ""}`, x: 0, y: STRIP + i * LANE, height: LANE, width: "100%" });
     });
     this.picture = svg("svg", { class: "lanes-picture", height: HEIGHT, preserveAspectRatio: "none", "aria-hidden": "true" }, ...stripes, this.band, this.marks);
@@ -67,7 +70,7 @@ export class Timeline {
     if (trace.rounds.length === 0) return;
     if (this.num === 0) this.marks.append(...prompt(trace.rounds[0]));
     for (; this.num < trace.rounds.length; this.num += 1) {
-      this.marks.append(...drawn(trace.rounds[this.num]));
+      this.marks.append(...drawn(trace.rounds[this.num]), ...drawnAhead(trace.rounds[this.num], trace.rounds[this.num - 1]));
     }
     this.picture.setAttribute("viewBox", `0 0 ${trace.end} ${HEIGHT}`);
     for (const ground of this.picture.querySelectorAll(".lane-ground")) ground.setAttribute("width", String(trace.end));
@@ -85,21 +88,27 @@ export class Timeline {
     this.band.setAttribute("width", String(lasted(round)));
     const span = `${duration(round.started_s)} to ${duration(round.started_s + lasted(round))}`;
     this.readout.textContent = `round ${index + 1} of ${this.num}, ${span}, ${round.num_accepted} of ${round.draft.length} accepted`;
-    PARTS.forEach(({ key }, i) => (this.values[i].textContent = duration(round.seconds[key] ?? 0)));
+    const { ready, proposed } = aheadOf(round);
+    LANES.forEach(({ key }, i) => {
+      const isAhead = key === AHEAD.key;
+      this.values[i].textContent = isAhead ? `${ready} of ${proposed}` : duration(round.seconds[key] ?? 0);
+    });
   }
 
   /** The lanes' figures of the whole request. */
   #sum() {
     const { rounds } = /** @type {import("./trace.js").Trace} */ (this.trace);
     const total = rounds.reduce((sum, round) => sum + lasted(round), 0);
-    PARTS.forEach(({ key }, i) => {
+    const all = rounds.map(aheadOf);
+    const [ready, proposed] = [all.reduce((sum, one) => sum + one.ready, 0), all.reduce((sum, one) => sum + one.proposed, 0)];
+    LANES.forEach(({ key }, i) => {
       const part = rounds.reduce((sum, round) => sum + (round.seconds[key] ?? 0), 0);
-      this.values[i].textContent = percent(part / total);
+      this.values[i].textContent = key === AHEAD.key ? percent(ready / proposed) : percent(part / total);
     });
   }
 
   #labels() {
-    const rows = PARTS.map(({ key, name }, i) =>
+    const rows = LANES.map(({ key, name }, i) =>
       html("div", { class: "lane-label" }, html("span", { class: `swatch stage ${key}`, "aria-hidden": "true" }), html("span", { class: "lane-name" }, name), this.values[i]),
     );
     return html("div", { class: "lane-labels" }, html("div", { class: "lane-label strip-label" }, html("span", { class: "lane-name" }, "Rounds")), ...rows);
@@ -195,13 +204,38 @@ function drawn(round) {
   let at = round.started_s;
   for (const key of ORDER) {
     const seconds = (round.seconds[key] ?? 0) / (key === "hops" ? NUM_HOPS : 1);
-    const lane = PARTS.findIndex((part) => part.key === key);
     if (seconds > 0) {
-      marks.push(svg("rect", { class: `stage ${key}`, x: at, y: STRIP + lane * LANE + 5, height: LANE - 10, width: seconds }));
+      marks.push(svg("rect", { class: `stage ${key}`, x: at, y: laneOf(key) + 5, height: LANE - 10, width: seconds }));
     }
     at += seconds;
   }
   return marks;
+}
+
+/** @param {string} key of a lane @returns {number} where it begins */
+function laneOf(key) {
+  return STRIP + LANE * LANES.findIndex((lane) => lane.key === key);
+}
+
+/**
+ * What was ready when a round asked for it was drafted behind the proposal of the round before, while
+ * that was voted on and verified: as full as the proposals were ready.
+ * @param {Round} round
+ * @param {Round | undefined} before
+ * @returns {SVGElement[]}
+ */
+function drawnAhead(round, before) {
+  const { ready, proposed } = aheadOf(round);
+  if (ready === 0 || before === undefined) return [];
+  const hop = (before.seconds.hops ?? 0) / NUM_HOPS;
+  const x = before.started_s + hop + (before.seconds.drafting ?? 0);
+  const width = Math.max(0, before.started_s + lasted(before) - x);
+  const [y, tall] = [laneOf(AHEAD.key) + 5, LANE - 10];
+  const full = (tall * ready) / proposed;
+  return [
+    svg("rect", { class: "ahead", x, y, height: tall, width }),
+    svg("rect", { class: "ahead full", x, y: y + tall - full, height: full, width }),
+  ];
 }
 
 /** @param {number} least @returns {number} 1, 2 or 5 times a power of ten */

@@ -83,6 +83,12 @@ export class Trace {
   }
 }
 
+/** @param {Round} round @returns {{ready: number, proposed: number}} of all drafters' tokens, those drafted ahead */
+export function aheadOf(round) {
+  const ready = round.votes.reduce((sum, vote) => sum + (vote.num_ready ?? 0), 0);
+  return { ready, proposed: round.votes.reduce((sum, vote) => sum + vote.tokens.length, 0) };
+}
+
 /** @param {Round} round @returns {number} seconds */
 export function lasted(round) {
   return PARTS.reduce((sum, { key }) => sum + (round.seconds[key] ?? 0), 0);
