@@ -43,7 +43,7 @@ class Kernel:
         self.program = program
         self._arena = arena
         self._base = arena.ctypes.data
-        self._engine = _compile(
+        self._engine = compiled(
             write(program, min(max(distance, 0), RING - 1), binding.get_default_triple())
         )
         address = self._engine.get_function_address("gather")
@@ -83,7 +83,8 @@ class Kernel:
         )
 
 
-def _compile(text: str) -> binding.ExecutionEngine:
+def compiled(text: str) -> binding.ExecutionEngine:
+    """LLVM's language as machine code for this CPU. Its functions live as long as the engine."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     module = binding.parse_assembly(text)

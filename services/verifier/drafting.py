@@ -3,22 +3,27 @@
 Pure. Drafting takes time from the target where they share cores, and messages where they do not;
 what of that is hidden no model tells. So the ways to work are compared by their gain, which is the
 tokens of a time over those that plain decoding should have brought in it, apart for each kind of
-load: how many requests, to a power of two, and whether they are sampled. What is known of a way
-that is not at work grows old: its promise rises by a two-hundredth each period, and when it is the
-highest the way is tried. So a way is tried the more rarely the less it has brought, all tries
-together cost half a hundredth of the time for each way there is, and when the way at work brings
-less than before, the others are tried at once. A new kind of load knows what the nearest one does.
+load: how many requests, to a power of two, and whether they are sampled.
 
-What has never been tried promises what the cost of passes allows if drafting itself were free, and
-no more than a little beyond what others of its like have brought: under a load that leaves drafts
-nothing to win nobody is asked for any. Plain decoding is known to bring what its passes cost.
+The rule is optimism in the face of uncertainty. Of a way that is not at work is hoped, with each
+period without it, that it brings 0.005 of plain decoding more than it did, and when it promises
+most it is tried. One try may have met a busy machine, hard texts or drafters that had yet to
+begin: after a single one hope grows 27 times as fast, after a second 3 times. So a way that has
+lost by 0.3 is tried again 3 periods later, then 18, then 60. In the long run tries of a way that
+brings a gain g cost 0.005 / g of the time at most, and less where it loses so clearly that they end
+early. A kind of load under which a way has not been tried believes those that know it.
+
+What has never been tried anywhere promises what the cost of passes allows if drafting itself were
+free, and no more than a little beyond what others of its like have brought; nor is more than that
+ever hoped for: under a load that leaves drafts nothing to win nobody is asked for any. Plain
+decoding is at work until something has shown to be better, and known to bring what its passes cost.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import inf
+from dataclasses import dataclass, field, replace
+from math import inf, sqrt
 from typing import Literal
 
 Drafters = Literal["all", "needed", "lookup", "none"]
@@ -60,21 +65,18 @@ _PERIOD_PASSES, _PERIOD_ROUNDS = 24, 72
 """A period has so many passes, and rounds of requests: chance shall not decide."""
 _SKIPPED_PASSES = 4
 """Of a try, at its start: drafters have yet to read the texts."""
-_GLIMPSE_PASSES = 8
-_LOSING = 0.8
-_CLEAR_PASSES = 14
-_LAGGING = 0.93
-"""A try that has brought less than this share of the best after so many passes ends early."""
+_FEWEST_PASSES = 8
+"""Of a try, however bad it looks."""
+_SPREAD = 1.0
+"""Of a round's tokens, over their mean: a try that has lost by more than chance ends early."""
+_OPTIMISM = 0.005
+"""By how much the promise of a way that is known well rises in a period without it."""
+_SURE = 3
+"""Tries that make it so, and the tries or periods that are remembered."""
 _KINSHIP = 1.1
 """Ways whose drafts are computed differ by no more."""
-_OPTIMISM = 0.005
-"""By how much the promise of a way rises in a period without it."""
-_BORROWED_AGE = 10
-"""Of what is known from another kind of load, periods more for each step between them."""
 _BETTER = 1.03
 """Only what brings so many times as much is more than chance."""
-_RATE, _TRY_RATE = 0.3, 0.5
-"""Of what is known, the part that a period at work and a try replace."""
 
 
 def lookup_suffices(num_agreed: int, num_accepted: int) -> bool:
@@ -101,32 +103,35 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Of a way: its gain when it was last at work, and how many periods ago."""
+    """Of a way under a kind of load: its gain, in how many tries it was seen, and in which period
+    the last time."""
 
     gain: float
-    age: int = 0
-    is_lent: bool = False
-    """By another kind of load, and not seen under this one."""
+    num_tries: int
+    period: int = 0
 
-    @property
-    def promise(self) -> float:
-        return self.gain * (1 + _OPTIMISM * self.age)
+    def learned(self, gain: float, period: int) -> Known:
+        """A period may have had a busy machine: what was known still counts."""
+        num_tries = min(self.num_tries + 1, _SURE)
+        return Known(self.gain + (gain - self.gain) / num_tries, num_tries, period)
 
-    def older(self, periods: int) -> Known:
-        return Known(self.gain, self.age + periods, self.is_lent)
-
-    def lent(self, distance: int) -> Known:
-        return Known(self.gain, self.age + _BORROWED_AGE * distance, True)
+    def promise(self, period: int) -> float:
+        """The more the longer ago, and the sooner the less is known."""
+        eagerness = (_SURE / self.num_tries) ** 3
+        return self.gain + _OPTIMISM * eagerness * (period - self.period)
 
 
 @dataclass(slots=True)
 class Level:
-    """What is known of one kind of load."""
+    """One kind of load, and what is known of it."""
 
+    kind: tuple[int, int]
     way: Way
     known: dict[Way, Known] = field(default_factory=dict)
+    """Of ways that have been at work under it, and of plain decoding."""
     tried: Way | None = None
     """The way of this period, where it is not the best one known."""
+    period: int = 0
     num_passes: int = 0
     num_rounds: int = 0
     num_tokens: int = 0
@@ -137,11 +142,18 @@ class Level:
         """Whether the period is."""
         if self.num_passes >= _PERIOD_PASSES and self.num_rounds >= _PERIOD_ROUNDS:
             return self.num_plain_tokens > 0
-        if self.tried is None or self.num_passes < _GLIMPSE_PASSES:
+        if self.tried is None or self.num_passes < _FEWEST_PASSES:
             return False
-        is_clear = self.num_passes >= _CLEAR_PASSES and self.num_rounds >= _PERIOD_ROUNDS
-        share = _LAGGING if is_clear else _LOSING
-        return self.num_tokens < share * self.known[self.way].gain * self.num_plain_tokens
+        chance = 1 + _SPREAD / sqrt(self.num_rounds)
+        return chance * self.num_tokens < self.known[self.way].gain * self.num_plain_tokens
+
+    def end_period(self) -> float:
+        """Begins the next one; the gain of this one."""
+        gain = self.num_tokens / self.num_plain_tokens
+        self.period += 1
+        self.num_passes, self.num_rounds = 0, 0
+        self.num_tokens, self.num_plain_tokens = 0, 0.0
+        return gain
 
 
 class Drafting:
@@ -172,58 +184,43 @@ class Drafting:
         """A pass: the tokens that it emitted, and the time since the one before it ended."""
         level = self._level(load)
         level.num_passes += 1
-        level.num_rounds += load.num_running
         if level.tried is None or level.num_passes > _SKIPPED_PASSES:
+            level.num_rounds += load.num_running
             level.num_tokens += num_tokens
             level.num_plain_tokens += seconds * self._plain_rate(load.num_running)
         if level.is_over():
             self._decide(level, load)
 
     def _level(self, load: Load) -> Level:
-        """A new one believes what the nearest one knows. It decodes plainly unless what promises
-        most shows at once that it brings more."""
+        """A new one decodes plainly unless what promises most shows at once that it brings more."""
         kind = load.kind
         if kind not in self._levels:
-            near = min(self._levels, key=lambda other: _distance(other, kind), default=None)
             plain = next((way for way in self._ways if way.drafters == "none"), None)
-            way = plain or self._ways[0]
-            known = {way: Known(1.0)} if plain else {}
-            if near is not None:
-                distance = sum(_distance(near, kind))
-                lender = self._levels[near]
-                way = plain or lender.way
-                known = {way: what.lent(distance) for way, what in lender.known.items()}
-            level = self._levels[kind] = Level(way, known)
-            if way in known:
+            level = Level(kind, plain or self._ways[0])
+            if plain:
+                believed = self._known(plain, level)
+                level.known[plain] = Known(believed.gain if believed else 1.0, _SURE)
                 level.tried = self._most_promising(level, load)
+            self._levels[kind] = level
         return self._levels[kind]
 
     def _decide(self, level: Level, load: Load) -> None:
         """Ends a period: learns from it, and chooses the way of the next."""
-        gain = level.num_tokens / level.num_plain_tokens
-        level.num_passes, level.num_rounds = 0, 0
-        level.num_tokens, level.num_plain_tokens = 0, 0.0
+        gain = level.end_period()
         worked = level.tried or level.way
-        for way in level.known.keys() - {level.way}:
-            level.known[way] = level.known[way].older(1)
-        is_plain = worked.drafters == "none"
-        known = self._learned(level.known.get(worked), gain, level.tried is not None, is_plain)
-        level.known[worked] = known
+        # Under another kind of load a way may bring something else: of that nothing is kept.
+        before = level.known.get(worked, Known(gain, 0))
+        known = level.known[worked] = before.learned(gain, level.period)
         if level.tried is not None:
-            # Where it makes no difference, nobody needs to draft.
+            # Plain decoding brings what its passes cost, whatever one period says; and where it
+            # makes no difference, nobody needs to draft.
+            is_plain = worked.drafters == "none"
             judged, enough = (known.gain, 1.0) if is_plain else (gain, _BETTER)
-            if judged > enough * level.known[level.way].gain:
+            best = level.known[level.way]
+            level.known[level.way] = replace(best, period=level.period)
+            if judged > enough * best.gain:
                 level.way = worked
         level.tried = self._most_promising(level, load)
-
-    @staticmethod
-    def _learned(before: Known | None, gain: float, is_try: bool, is_plain: bool) -> Known:
-        """A period may have had a busy machine: what was known still counts, unless another load
-        lent it. Of plain decoding the cost of its passes always says more than one period."""
-        if before is None or (before.is_lent and not is_plain):
-            return Known(gain)
-        rate = _TRY_RATE if is_try else _RATE
-        return Known(before.gain + rate * (gain - before.gain))
 
     def _most_promising(self, level: Level, load: Load) -> Way | None:
         """Of the other ways, if it promises more than the one at work brings."""
@@ -236,13 +233,28 @@ class Drafting:
         return best if best and promises[best] > level.known[level.way].gain else None
 
     def _promise(self, way: Way, level: Level, load: Load) -> float:
-        if way in level.known:
-            return level.known[way].promise
+        known = self._known(way, level)
+        if way.drafters == "none" and known:
+            return known.promise(level.period)
         plain = next((k.gain for w, k in level.known.items() if w.drafters == "none"), 1.0)
         highest = plain * self._highest_gain(load) / _BETTER
-        kin = [what.promise for other, what in level.known.items() if other.computes]
+        if known:
+            return max(known.gain, min(known.promise(level.period), highest))
+        kin = [k.gain for w in self._ways if w.computes and (k := self._known(w, level))]
         return min(_KINSHIP * max(kin), highest) if way.computes and kin else highest
 
+    def _known(self, way: Way, level: Level) -> Known | None:
+        """Under this kind of load, or else as that one has it which knows most and is near."""
+        if way in level.known:
+            return level.known[way]
+        others = [other for other in self._levels.values() if way in other.known]
+        lender = max(
+            others,
+            key=lambda other: other.known[way].num_tries - _distance(other.kind, level.kind),
+            default=None,
+        )
+        return replace(lender.known[way], period=0) if lender else None
 
-def _distance(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
-    return abs(one[0] - other[0]), abs(one[1] - other[1])
+
+def _distance(one: tuple[int, int], other: tuple[int, int]) -> int:
+    return abs(one[0] - other[0]) + abs(one[1] - other[1])

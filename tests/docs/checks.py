@@ -136,10 +136,10 @@ def compose_file(text: str, folder: Path) -> None:
 
 
 def _compose(rest: list[str], variables: Mapping[str, str]) -> None:
-    files, profiles = [], []
+    files, profiles, projects = [], [], []
     while rest[0].startswith("-"):
         option, value = rest.pop(0), rest.pop(0)
-        {"-f": files, "--profile": profiles}[option].append(value)
+        {"-f": files, "--profile": profiles, "-p": projects}[option].append(value)
     files = files or [COMPOSE]
     services = _services(files)
     for profile in profiles:

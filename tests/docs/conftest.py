@@ -155,6 +155,7 @@ def world(
     environment = {
         **variables,
         "QUORUM_URL": served[0],
+        "GATEWAY_PORT": str(free_port()),
         "PATH": f"{tools}:{os.environ['PATH']}",
     }
     return World(folder, {**meanings, LETTER: letter_id}, environment)

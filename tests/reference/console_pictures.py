@@ -29,15 +29,41 @@ def look(page: Any) -> None:
     for prompt in (*WARM_UP, "def read_lines(path):\n"):
         ask(page, prompt)
     page.wait_for_function("document.querySelector('#gateway-note').textContent !== ''")
+    # Of the rounds that began with something drafted ahead, the first.
+    ahead = page.locator("rect.ahead.full")
+    if ahead.count() > 0:
+        picture = page.locator(".lanes-picture")
+        left, box = picture.bounding_box()["x"], ahead.first.bounding_box()
+        picture.hover(position={"x": box["x"] + box["width"] - left + 2, "y": 2})
+        page.evaluate("scrollTo(0, 0)")
+
+
+def settle(page: Any) -> None:
+    """Some of each kind of setting."""
+    page.get_by_role("radio", name="Completion").check()
+    page.locator("#prompt").fill("def read_lines(path):\n")
+    page.locator("#speculation").select_option("most")
+    page.locator("#length").fill("6")
+    page.locator("#more summary").click()
+    page.wait_for_function("document.querySelector('#vote').options.length > 1")
+    page.locator("#vote").select_option("heaviest-path")
+    page.get_by_role("checkbox", name="suffix").uncheck()
+    page.locator("#structure").select_option("regex")
+    page.locator("#structure-text").fill(" {4}return \\[[a-z]+(, [a-z]+)*\\]")
+    page.evaluate("document.activeElement.blur()")
 
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with serving() as system, chromium() as browser:
+    # Drafting goes on during passes, so that there is something of it to see.
+    with serving({"VERIFIER_DRAFTING": "ahead"}) as system, chromium() as browser:
         for scheme in ("light", "dark"):
             with opened(browser, system.url, color_scheme=scheme, **DESKTOP) as console:
                 look(console.page)
                 console.page.screenshot(path=FOLDER / f"{scheme}.png", full_page=True)
+        with opened(browser, system.url, color_scheme="light", **DESKTOP) as console:
+            settle(console.page)
+            console.page.locator("#composer").screenshot(path=FOLDER / "settings.png")
         with opened(browser, system.url, color_scheme="light", **PHONE) as console:
             look(console.page)
             top = console.page.locator("#answer-panel").bounding_box()["y"]

@@ -1,11 +1,11 @@
-/** What the text must be: any, or what a schema, an expression or a list allows. */
+/** What the text must be: any, or what a schema, a pattern or a list allows. */
 
 import { byId } from "../lib/dom.js";
 
 /** @type {Record<string, {name: string, placeholder: string}>} */
 const KINDS = {
   json: { name: "Schema", placeholder: '{"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}' },
-  regex: { name: "Expression", placeholder: "[0-9]{4}-[0-9]{2}-[0-9]{2}" },
+  regex: { name: "Pattern", placeholder: "[0-9]{4}-[0-9]{2}-[0-9]{2}" },
   choice: { name: "Choices, one a line", placeholder: "yes\nno" },
 };
 
