@@ -18,15 +18,14 @@ from tokenizers import Tokenizer
 
 from models.checks import PROBE
 from services.cli.client import Client, Json, RequestError
+from services.cli.dataset import is_of_json, json_of, lines_of
 from shared.errors import ConfigError
 
 TEMPERATURES = (0.0, 1.0)
 HELD_OUT_SHARE = 10
 """One prompt in so many is not learned from."""
-MAX_FILE_BYTES = 256 << 20
 MAX_TRIES = 8
 PATIENCE_S = 600.0
-JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
 PROBES = (PROBE, "Fünf  größere Bären,\tcafé № 7: 日本語のテキスト 🎉\n\n    x += 0.125; // don't")
 """Texts by which two tokenizers are told apart."""
 
@@ -56,18 +55,11 @@ class Answer:
 def read_prompts(file: Path) -> list[Prompt]:
     """Lines of text, or JSON objects with `prompt` or `messages` in a .jsonl file; each once.
     Raises ConfigError naming the line."""
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES >> 20} MiB")
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from error
-    is_json = file.suffix in JSON_SUFFIXES
+    is_json = is_of_json(file)
     found = {
         prompt.digest: prompt
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-        for prompt in [_of_json(line, f"{file}:{number}") if is_json else Prompt({"prompt": line})]
+        for where, line in lines_of(file)
+        for prompt in [_of_json(line, where) if is_json else Prompt({"prompt": line})]
     }
     if len(found) < 2:
         raise ConfigError(
@@ -78,10 +70,7 @@ def read_prompts(file: Path) -> list[Prompt]:
 
 
 def _of_json(line: str, where: str) -> Prompt:
-    try:
-        content = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{where} is not JSON: {error}") from error
+    content = json_of(line, where)
     if isinstance(content, dict):
         prompt, messages = content.get("prompt"), content.get("messages")
         if isinstance(prompt, str) and prompt:

@@ -151,7 +151,13 @@ class Engine:
             try:
                 passed = await loop.run_in_executor(
                     self._thread,
-                    *(forward, self._decoder, self._prefixes, moves, num_seated, rows, shares),
+                    forward,
+                    self._decoder,
+                    self._prefixes,
+                    moves,
+                    num_seated,
+                    rows,
+                    shares,
                 )
             except Exception as error:  # a failed pass fails its requests, not the engine
                 for share in shares:

@@ -87,11 +87,11 @@ def _draw(shares: Sequence[Share], logits: Sequence[FloatArray]) -> list[list[in
 def _tell(share: Share, logits: FloatArray, emitted: Sequence[int]) -> list[Logprobs]:
     """Of the tokens that are emitted, or that follow in the prompt."""
     request = share.job.session.request
-    if share.job.draft is None:
-        tokens, num_top = share.following(), request.num_prompt_logprobs
-    else:
-        tokens, num_top = emitted, request.num_logprobs
-    return [] if num_top is None else logprobs(logits, tokens, num_top)
+    if share.tells_prompt:
+        return logprobs(logits, share.following(), request.num_prompt_logprobs or 0)
+    if request.num_logprobs is not None:
+        return logprobs(logits, emitted, request.num_logprobs)
+    return []
 
 
 def _read(

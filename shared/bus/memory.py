@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -18,13 +17,12 @@ from shared.bus.base import Backlog, Bus, DeadLetter, Follower, Instance, Subscr
 from shared.bus.memory_journal import Journal, MemoryFollower
 from shared.bus.memory_log import Log
 from shared.bus.memory_topic import MemoryPlace, MemorySubscription
-from shared.codec import decode_traced, encode
+from shared.bus.received import received
+from shared.codec import encode
 from shared.config import BusConfig
-from shared.errors import BusError, MessageError
+from shared.errors import BusError
 from shared.topics import Topic
-from shared.tracing import resume
 
-logger = logging.getLogger(__name__)
 M = TypeVar("M")
 
 
@@ -157,12 +155,6 @@ class MemoryBus(Bus):
 
 async def _messages(queue: asyncio.Queue[bytes]) -> AsyncIterator[object]:
     while True:
-        data = await queue.get()
-        try:
-            message, trace = decode_traced(data)
-        except MessageError as error:
-            metrics.MALFORMED.inc()
-            logger.warning("inbox message dropped: %s", error)
-            continue
-        resume(trace)
-        yield message
+        message = received(await queue.get())
+        if message is not None:
+            yield message

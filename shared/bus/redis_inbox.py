@@ -13,11 +13,9 @@ from collections.abc import AsyncIterator
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.bus import metrics
+from shared.bus.received import received
 from shared.bus.redis_client import BLOCK_MS, FIELD, PARTING_S, Entry, RedisClient, read_entries
-from shared.codec import decode_traced
-from shared.errors import BusError, MessageError
-from shared.tracing import resume
+from shared.errors import BusError
 
 logger = logging.getLogger(__name__)
 UPKEEP_S = 1.0
@@ -65,14 +63,9 @@ class RedisInbox:
         while True:
             for entry, fields in await self._client.call_forever(self._read):
                 self._last = entry
-                try:
-                    message, trace = decode_traced(fields.get(FIELD, b""))
-                except MessageError as error:
-                    metrics.MALFORMED.inc()
-                    logger.warning("inbox message dropped: %s", error)
-                    continue
-                resume(trace)
-                yield message
+                message = received(fields.get(FIELD, b""))
+                if message is not None:
+                    yield message
 
     async def remove(self) -> None:
         """Ends the inbox; what is left in it goes with it."""

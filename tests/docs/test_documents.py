@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from shared import served as served_models
 from tests.docs import checks
 from tests.docs.blocks import (
     DOCUMENTS,
@@ -236,7 +237,7 @@ def test_commands_that_need_torch_take_their_arguments(
 
 
 def test_no_rule_is_for_nothing_and_no_block_of_an_unknown_kind() -> None:
-    known = {"console", "python", "http", "yaml", "", *NO_CODE}
+    known = {"console", "python", "http", "yaml", "json", "", *NO_CODE}
     assert {block.language for block in BLOCKS} <= known
     used = {rule_of(command)[0] for block in TERMINALS for command in commands(block.text)}
     assert used == {rule[0] for rule in RULES}
@@ -278,6 +279,13 @@ def test_requests_of_the_documents_are_answered(
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=str)
 def test_yaml_of_the_documents_fits_what_it_is_laid_over(block: Block, tmp_path: Path) -> None:
     checks.compose_file(block.text, tmp_path)
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "json"], ids=str)
+def test_lists_of_models_in_the_documents_are_read(block: Block, tmp_path: Path) -> None:
+    (tmp_path / served_models.FILE_NAME).write_text(block.text)
+    names = [target.name for target in served_models.read(tmp_path)]
+    assert names == list(json.loads(block.text))
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == ""], ids=str)

@@ -35,6 +35,7 @@ def look(page: Any) -> None:
         picture = page.locator(".lanes-picture")
         left, box = picture.bounding_box()["x"], ahead.first.bounding_box()
         picture.hover(position={"x": box["x"] + box["width"] - left + 2, "y": 2})
+        page.mouse.move(0, 0)
         page.evaluate("scrollTo(0, 0)")
 
 

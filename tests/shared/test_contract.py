@@ -17,7 +17,7 @@ from shared import topics
 from shared.codec import encode
 from shared.contract import FLOWS, FOLDER, Flow, asyncapi, main, page
 from shared.generation import Logprobs, RoundTrace, RoundVote, Times
-from shared.messages import MESSAGES, Cancelled, GenerationReport, Scores, Tokens
+from shared.messages import MESSAGES, Cancelled, GenerationReport, PromptLogprobs, Scores, Tokens
 from shared.tensor_messages import Outputs, Tensor
 from shared.topics import Topic
 from shared.wire_schemas import parts
@@ -25,6 +25,7 @@ from shared.wire_schemas import parts
 ROOT = Path(__file__).parents[2]
 ROLES = ("gateway", "verifier", "drafter", "voter", "recommender")
 SPOKEN: list[object] = [
+    PromptLogprobs("r", "v", 1, [Logprobs(-0.5, [1], [-0.5], 1)]),
     Tokens(
         "r", "v", 0, [1, 2], [Logprobs(-0.5, [1], [-0.5])],
         [RoundTrace(0, 0, 2, 1, [1], 1, [RoundVote("ngram", [1], 0.5)], 0.1, 1, Times())],

@@ -25,6 +25,7 @@ def test_they_are_scipys_and_sorted(seed: int, rows: int, num_top: int, has_ties
         assert np.isclose(told.logprob, row[token])
         assert told.top_tokens == sorted(range(50), key=lambda t: (-row[t], t))[:num_top]
         assert np.allclose(told.top_logprobs, row[told.top_tokens])
+        assert told.rank == 1 + sorted(range(50), key=lambda t: (-row[t], t)).index(token)
 
 
 def test_a_token_that_cannot_be_is_told_as_such() -> None:

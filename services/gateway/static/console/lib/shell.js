@@ -59,10 +59,12 @@ export function keyPanel(changed) {
     panel.hidePopover();
     changed();
   };
+  // Before it is there: what is typed at once must not be written over.
+  panel.addEventListener("beforetoggle", (/** @type {ToggleEvent} */ event) => {
+    if (event.newState === "open") input.value = keptKey();
+  });
   panel.addEventListener("toggle", (/** @type {ToggleEvent} */ event) => {
-    if (event.newState !== "open") return;
-    input.value = keptKey();
-    input.focus();
+    if (event.newState === "open") input.focus();
   });
   byId("key-form").addEventListener("submit", (/** @type {Event} */ event) => {
     event.preventDefault();
