@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgpack
@@ -169,14 +169,12 @@ def _optional(inner: Reader) -> Reader:
 def _dataclass(cls: Any, where: str) -> Reader:
     hints = get_type_hints(cls)
     readers = {f.name: _reader(hints[f.name], f"{where}.{f.name}") for f in fields(cls)}
-    required = {
-        f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING
-    }
+    required = {f.name for f in fields(cls) if not _has_default(f)}
 
     def read(value: Any) -> Any:
         if type(value) is not dict:
             raise MalformedError(f"{where} is {type(value).__name__}, expected map")
-        if value.keys() != readers.keys():
+        if not required <= value.keys() <= readers.keys():
             if missing := required - value.keys():
                 raise MalformedError(f"{where} lacks {', '.join(sorted(missing))}")
             if unknown := value.keys() - readers.keys():
@@ -207,12 +205,7 @@ def _writer(hint: Any) -> Writer | None:
     """None where a value is on the wire as it is."""
     origin, args = get_origin(hint), get_args(hint)
     if is_dataclass(hint):
-        hints = get_type_hints(hint)
-        writers = [(f.name, _writer(hints[f.name])) for f in fields(hint)]
-        return lambda value: {
-            name: getattr(value, name) if write is None else write(getattr(value, name))
-            for name, write in writers
-        }
+        return _dataclass_writer(hint)
     if origin not in (list, dict, Union, types.UnionType):
         return None
     inner = _writer(_some(args) if origin not in (list, dict) else args[-1])
@@ -223,6 +216,37 @@ def _writer(hint: Any) -> Writer | None:
     if origin is dict:
         return lambda value: {key: inner(v) for key, v in value.items()}
     return lambda value: None if value is None else inner(value)
+
+
+def _dataclass_writer(cls: Any) -> Writer:
+    hints = get_type_hints(cls)
+    always = [(f.name, _writer(hints[f.name])) for f in fields(cls) if not _has_default(f)]
+    sometimes = [
+        (
+            f.name,
+            _writer(hints[f.name]),
+            f.default if f.default_factory is MISSING else f.default_factory(),
+        )
+        for f in fields(cls)
+        if _has_default(f)
+    ]
+
+    def write_fields(value: Any) -> dict[str, Any]:
+        told = {
+            name: getattr(value, name) if write is None else write(getattr(value, name))
+            for name, write in always
+        }
+        # A field that older processes do not know reaches them only where it says something.
+        for name, write, default in sometimes:
+            if (own := getattr(value, name)) != default:
+                told[name] = own if write is None else write(own)
+        return told
+
+    return write_fields
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 def _some(args: tuple[Any, ...]) -> Any:

@@ -6,6 +6,7 @@ of the messages themselves; FLOWS alone is written by hand, and a test holds it 
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,8 +35,8 @@ MODEL = "{model}"
 ENVELOPE = (
     f"A message is msgpack of a map: `v` is {SCHEMA_VERSION}, `type` the message's name, `body` "
     "its fields by name, and `trace` a W3C traceparent where the sender's work is traced. "
-    f"{MAX_MESSAGE_BYTES} bytes are the most. Fields with a default may be absent, so that older "
-    "senders are understood; unknown fields are refused."
+    f"{MAX_MESSAGE_BYTES} bytes are the most. A field at its default is left out, so that "
+    "processes of an older version understand whatever does without what is new; unknown fields are refused."
 )
 INTRODUCTION = f"""\
 # The messages between services
@@ -209,14 +210,17 @@ def _ref(cls: type) -> Json:
 
 def main(arguments: Sequence[str]) -> int:
     """Writes both files, or says which are old."""
-    rest = [argument for argument in arguments if argument != "--check"]
-    folder = Path(rest[0]) if rest else FOLDER
+    parser = argparse.ArgumentParser(prog="shared.contract", description=main.__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, help="of documents")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if one is old")
+    asked = parser.parse_args(arguments)
+    folder: Path = asked.folder
     made = {
         folder / "messages.md": page(),
         folder / "asyncapi.json": json.dumps(asyncapi(), indent=1) + "\n",
     }
     old = [file for file, text in made.items() if not file.is_file() or file.read_text() != text]
-    if "--check" not in arguments:
+    if not asked.check:
         for file, text in made.items():
             file.write_text(text)
         return 0

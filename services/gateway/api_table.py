@@ -6,6 +6,7 @@ refused. Made of the code.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -189,10 +190,13 @@ def _json(value: object) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the page, or says whether it is current."""
-    rest = [argument for argument in arguments if argument != "--check"]
-    file = Path(rest[0]) if rest else FILE
+    parser = argparse.ArgumentParser(prog="services.gateway.api_table", description=main.__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=FILE, help="the page")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is old")
+    asked = parser.parse_args(arguments)
+    file: Path = asked.file
     page = render()
-    if "--check" not in arguments:
+    if not asked.check:
         file.write_text(page)
         return 0
     is_current = file.is_file() and file.read_text() == page

@@ -63,9 +63,9 @@ _FEWEST_LOOKED_UP = 3
 
 _PERIOD_PASSES, _PERIOD_ROUNDS = 24, 48
 """A period has so many passes, and rounds of requests: chance shall not decide."""
-_SKIPPED_PASSES = 4
+_SKIPPED_PASSES = 3
 """Of a try, at its start: drafters have yet to read the texts."""
-_FEWEST_PASSES = 8
+_FEWEST_PASSES = 6
 """Of a try, however bad it looks."""
 _SPREAD = 1.0
 """Of a round's tokens, over their mean: a try that has lost by more than chance ends early."""

@@ -246,21 +246,17 @@ class Engine:
 
 
 def measure_cost(decoder: Decoder) -> PassCost:
-    """Runs passes of a few sizes, and one of which all tokens are told; passes to come tell the
-    rest. Overwrites the cache."""
-    measured: dict[int, float] = {}
-    for size in (size for size in MEASURED if size <= decoder.manifest.max_context):
-        durations = []
-        for _ in range(2):
-            started = time.perf_counter()
-            decoder.forward([Row(0, 0, [0] * size, 2)])
-            durations.append(time.perf_counter() - started)
-        measured[size] = min(durations)
-    cost = PassCost(measured)
-    size = max(measured)
-    started = time.perf_counter()
-    (logits,) = decoder.forward([Row(0, 0, [0] * size, size)])
-    logprobs(logits, [0] * size, 1)
-    told_s = time.perf_counter() - started
-    cost.telling_s = max(0.0, told_s - cost.seconds(size)) / size
-    return cost
+    """Runs passes of a few sizes, and of the largest with all of its tokens told; passes to come
+    tell the rest. Overwrites the cache."""
+
+    def seconds(num_tokens: int, is_told: bool) -> float:
+        started = time.perf_counter()
+        (logits,) = decoder.forward([Row(0, 0, [0] * num_tokens, num_tokens if is_told else 2)])
+        if is_told:
+            logprobs(logits, [0] * num_tokens, 1)
+        return time.perf_counter() - started
+
+    sizes = [size for size in MEASURED if size <= decoder.manifest.max_context]
+    measured = {size: min(seconds(size, False) for _ in range(2)) for size in sizes}
+    told_s = min(seconds(sizes[-1], True) for _ in range(2))
+    return PassCost(measured, max(0.0, told_s - measured[sizes[-1]]) / sizes[-1])

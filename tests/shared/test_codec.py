@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import types
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import msgpack
 import pytest
-from hypothesis import example, given
+from hypothesis import example, find, given
 from hypothesis import strategies as st
 
 from shared.codec import MAX_MESSAGE_BYTES, SCHEMA_VERSION, decode, encode, pack, unpack
@@ -186,6 +186,15 @@ def test_missing_fields_take_their_defaults_where_they_have_one() -> None:
     wire = envelope(Failed("r", "c", "m", "p"))
     del wire["body"]["param"]
     assert decode(msgpack.packb(wire)) == Failed("r", "c", "m")
+
+
+@pytest.mark.parametrize("cls", MESSAGES)
+def test_a_field_that_says_nothing_is_not_told(cls: type) -> None:
+    """An older process, which may not know it, understands the rest."""
+    hints = get_type_hints(cls)
+    needed = [f for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    message = cls(**{f.name: find(values_of(hints[f.name]), lambda _: True) for f in needed})
+    assert envelope(message)["body"].keys() == {f.name for f in needed}
 
 
 def test_missing_fields_without_a_default_are_named() -> None:
