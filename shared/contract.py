@@ -36,7 +36,8 @@ ENVELOPE = (
     f"A message is msgpack of a map: `v` is {SCHEMA_VERSION}, `type` the message's name, `body` "
     "its fields by name, and `trace` a W3C traceparent where the sender's work is traced. "
     f"{MAX_MESSAGE_BYTES} bytes are the most. A field at its default is left out, so that "
-    "processes of an older version understand whatever does without what is new; unknown fields are refused."
+    "processes of an older version understand whatever does without what is new; unknown fields "
+    "are refused."
 )
 INTRODUCTION = f"""\
 # The messages between services

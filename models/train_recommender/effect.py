@@ -7,7 +7,6 @@ of the packages installed beside it (minutes).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from models.train_recommender.evaluation import Figures
 from models.train_recommender.harvest import SourceFile
 from services.recommender.folder import load_model
 from services.recommender.manifest import load_manifest
+from shared.command_line import parser_of
 from shared.errors import ModelError
 
 MAX_ROWS = 4096
@@ -63,11 +63,7 @@ def _show(what: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="models.train_recommender.effect",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("models.train_recommender.effect", __doc__)
     parser.add_argument("model", type=Path, help="folder of a served model")
     parser.add_argument("other", type=Path, help="folder of the model to compare with it")
     parser.add_argument("--installed", action="store_true", help="packages, too")

@@ -27,6 +27,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, TypeAdapter, ValidationError
 
 from services.gateway.limits import Limits
+from shared.command_line import parser_of
 from shared.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -138,11 +139,7 @@ class Keys:
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="services.gateway.keys",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("services.gateway.keys", __doc__)
     parser.add_argument("file", type=Path)
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("add", help="make a key and print it")

@@ -7,7 +7,6 @@ table with its members, size, tier, cost and the reason.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from services.recommender.planning import Limits, Planned, plan
 from services.recommender.profile_file import read_profile
 from services.recommender.restructure import add_limits, limits_of, read_source
 from services.recommender.source import Source
+from shared.command_line import parser_of
 from shared.errors import ModelError
 from shared.output import quietly
 
@@ -77,11 +77,7 @@ def _plan(source: Source, profile: Profile, limits: Limits) -> Planned:
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="services.recommender.plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("services.recommender.plan", __doc__)
     parser.add_argument("source", type=Path, help="folder of tables and dense graph, or a graph")
     parser.add_argument("--explain", action="store_true", help="every stored table, with reasons")
     add_limits(parser)

@@ -7,7 +7,6 @@ are made for; with matplotlib, a plot beside it. Times are those of the gather t
 
 from __future__ import annotations
 
-import argparse
 import mmap
 import os
 import sys
@@ -25,6 +24,7 @@ from services.recommender.memory import HUGE_PAGE
 from services.recommender.planner.profiles import Caches
 from services.recommender.profile_file import save_profile
 from services.recommender.program import Access, Column, Program, Read
+from shared.command_line import parser_of
 
 ROW_BYTES = (16, 32, 64, 128, 256)
 MIN_FOOTPRINT = 16 << 10
@@ -179,11 +179,7 @@ def draw(profile: Caches, curves: list[Curve], file: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="services.recommender.profile",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("services.recommender.profile", __doc__)
     parser.add_argument("out", type=Path, help="file to write")
     parser.add_argument("--name", help="of the machine; the file's name if left out")
     parser.add_argument("--most", type=int, default=2 << 30, help="bytes of the largest footprint")

@@ -18,7 +18,6 @@ Offline only: needs the onnx package.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -38,6 +37,7 @@ from services.recommender.folder import load_model
 from services.recommender.layout import Layout
 from services.recommender.manifest import save_manifest
 from services.recommender.samples import MAX_ITEMS, Samples, draw_samples, read_samples
+from shared.command_line import parser_of
 from shared.errors import ModelError
 from shared.lm.manifest import checksum
 
@@ -208,11 +208,7 @@ def _link(file: Path, target: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="services.recommender.quantize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("services.recommender.quantize", __doc__)
     parser.add_argument("model", type=Path, help="folder of a served model")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument(

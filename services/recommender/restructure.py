@@ -36,6 +36,7 @@ from services.recommender.sorting import (
 )
 from services.recommender.source import Array, Source, read_counts, read_folder
 from services.recommender.tensors import shapes
+from shared.command_line import parser_of
 from shared.errors import ModelError
 from shared.lm.manifest import checksum
 
@@ -217,11 +218,7 @@ def limits_of(arguments: argparse.Namespace) -> Limits:
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="services.recommender.restructure",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("services.recommender.restructure", __doc__)
     parser.add_argument("source", type=Path, help="folder of tables and dense graph, or a graph")
     parser.add_argument("out", type=Path, help="folder to write")
     add_limits(parser)

@@ -10,7 +10,6 @@ means, verifies it, and changes over; to roll back is to set the label back.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import logging
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from services.recommender.manifest import FILE_NAME, load_manifest, read_manifest, version_of
+from shared.command_line import parser_of
 from shared.errors import BusError, InvalidRequestError, ModelError
 
 logger = logging.getLogger(__name__)
@@ -201,11 +201,7 @@ def _stamp(file: Path) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="services.recommender.versions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("services.recommender.versions", __doc__)
     parser.add_argument("model", type=Path, help="folder of versions")
     parser.add_argument("labels", nargs="*", metavar="LABEL=VERSION", help="LABEL= takes it away")
     arguments = parser.parse_args(argv)

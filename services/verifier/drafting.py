@@ -6,17 +6,18 @@ tokens of a time over those that plain decoding should have brought in it, apart
 load: how many requests, to a power of two, and whether they are sampled.
 
 The rule is optimism in the face of uncertainty. Of a way that is not at work is hoped, with each
-period without it, that it brings 0.004 of plain decoding more than it did, and when it promises
-most it is tried. But one try may have met a busy machine, hard texts or drafters that had yet to
-begin: after a first try hope grows 16 times as fast, after a second 4 times, after a third twice.
-So a way that has lost by 0.3 is tried again 5 periods later, then 19, 43 and 75. In the long run
-tries of a way that brings a gain g cost no more than 0.004 / g of the time, and what loses clearly
-ends early. A kind of load under which a way has not been tried believes those that know it.
+period without it, that it brings 0.0025 of plain decoding more than it did, and when it promises
+most it is tried. But a try may have met a busy machine, hard texts or drafters that had yet to
+begin: after the first one hope grows 25 times as fast, after the second 6 times, after the third 3
+times. So a way that has lost by 0.3 is tried again 5 periods later, then after 20, 44, 77 and 120.
+In the long run tries of a way that brings a gain g cost 0.0025 / g of the time, twice as much of
+that of a single request, and less where it loses so clearly that they end early. A kind of load
+under which a way was never tried believes the one that knows most of it.
 
-What has never been tried anywhere promises what the cost of passes allows if drafting itself were
-free, and no more than a little beyond what others of its like have brought; nor is more than that
-ever hoped for: under a load that leaves drafts nothing to win nobody is asked for any. Plain
-decoding is at work until something has shown to be better, and known to bring what its passes cost.
+What was tried nowhere promises what the cost of passes allows if drafting itself were free, and
+hardly more than others of its like have brought; nor is more than that ever hoped for: under a load
+that leaves drafts nothing to win nobody is asked for any. Plain decoding is known to bring what its
+passes cost until it was at work, and is at work until something has shown to be better.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ class Way:
         """Whether draft models do, rather than tables."""
         return self.drafters in ("all", "needed")
 
+    @property
+    def is_plain(self) -> bool:
+        return self.drafters == "none"
+
 
 WAYS = {
     "all": Way("all"),
@@ -62,16 +67,16 @@ AUTO = tuple(way for name, way in WAYS.items() if name != "all")
 _FEWEST_LOOKED_UP = 3
 
 _PERIOD_PASSES, _PERIOD_ROUNDS = 24, 48
-"""A period has so many passes, and rounds of requests: chance shall not decide."""
+"""A period has so many passes and, where drafts leave it to chance what they bring, rounds."""
 _SKIPPED_PASSES = 3
 """Of a try, at its start: drafters have yet to read the texts."""
 _FEWEST_PASSES = 6
 """Of a try, however bad it looks."""
 _SPREAD = 1.0
 """Of a round's tokens, over their mean: a try that has lost by more than chance ends early."""
-_OPTIMISM = 0.004
+_OPTIMISM = 0.0025
 """By how much the promise of a way that is known well rises in a period without it."""
-_SURE = 4
+_SURE = 5
 """Tries that make it so, and the tries or periods that are remembered."""
 _KINSHIP = 1.1
 """Ways whose drafts are computed differ by no more."""
@@ -140,7 +145,8 @@ class Level:
 
     def is_over(self) -> bool:
         """Whether the period is."""
-        if self.num_passes >= _PERIOD_PASSES and self.num_rounds >= _PERIOD_ROUNDS:
+        is_plain = (self.tried or self.way).is_plain
+        if self.num_passes >= _PERIOD_PASSES and (is_plain or self.num_rounds >= _PERIOD_ROUNDS):
             return self.num_plain_tokens > 0
         if self.tried is None or self.num_passes < _FEWEST_PASSES:
             return False
@@ -195,11 +201,10 @@ class Drafting:
         """A new one decodes plainly unless what promises most shows at once that it brings more."""
         kind = load.kind
         if kind not in self._levels:
-            plain = next((way for way in self._ways if way.drafters == "none"), None)
+            plain = next((way for way in self._ways if way.is_plain), None)
             level = Level(kind, plain or self._ways[0])
             if plain:
-                believed = self._known(plain, level)
-                level.known[plain] = Known(believed.gain if believed else 1.0, _SURE)
+                level.known[plain] = self._known(plain, level) or Known(1.0, 1)
                 level.tried = self._most_promising(level, load)
             self._levels[kind] = level
         return self._levels[kind]
@@ -214,8 +219,7 @@ class Drafting:
         if level.tried is not None:
             # Plain decoding brings what its passes cost, whatever one period says; and where it
             # makes no difference, nobody needs to draft.
-            is_plain = worked.drafters == "none"
-            judged, enough = (known.gain, 1.0) if is_plain else (gain, _BETTER)
+            judged, enough = (known.gain, 1.0) if worked.is_plain else (gain, _BETTER)
             best = level.known[level.way]
             level.known[level.way] = replace(best, period=level.period)
             if judged > enough * best.gain:
@@ -234,9 +238,9 @@ class Drafting:
 
     def _promise(self, way: Way, level: Level, load: Load) -> float:
         known = self._known(way, level)
-        if way.drafters == "none" and known:
-            return known.promise(level.period)
-        plain = next((k.gain for w, k in level.known.items() if w.drafters == "none"), 1.0)
+        if way.is_plain and known:
+            return replace(known, num_tries=_SURE).promise(level.period)
+        plain = next((k.gain for w, k in level.known.items() if w.is_plain), 1.0)
         highest = plain * self._highest_gain(load) / _BETTER
         if known:
             return max(known.gain, min(known.promise(level.period), highest))

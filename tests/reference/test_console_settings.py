@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from tests.reference.test_console import (  # noqa: F401 - fixtures
     system,
     tab_to,
 )
+from tests.test_serve import ROOT
 
 pytestmark = pytest.mark.reference
 expect = playwright.expect
@@ -262,6 +264,42 @@ def test_where_there_are_several_targets_one_is_picked(
         page.locator("#send").click()
         expect(page.locator("#notice")).to_contain_text("does not exist")
         console.assert_clean(REFUSED)
+
+
+def test_targets_that_come_and_go_are_asked_as_long_as_they_are_there(
+    browser: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    for name in ("quorum-6m", "quorum-draft-wide", "quorum-draft-small"):
+        (tmp_path / name).symlink_to(ROOT / "models" / name)
+    both = ("quorum-6m", "quorum-draft-wide")
+    listed = tmp_path / "served.json"
+    listed.write_text(json.dumps({name: {"drafters": ["quorum-draft-small"]} for name in both}))
+    folders = {"GATEWAY_MODEL": tmp_path, "VERIFIER_MODEL": tmp_path}
+    settings = {name: str(folder) for name, folder in folders.items()}
+    with (
+        serving({**settings, "DRAFTER_MODELS": f"{tmp_path},ngram"}) as several,
+        opened(browser, several.url) as console,  # noqa: F811
+    ):
+        page = console.page
+        expect(page.locator("#model option")).to_have_text(list(both))
+        said = []
+        for name in both:
+            page.locator("#model").select_option(name)
+            assert send(page)["model"] == name
+            said.append(answer_of(page))
+        assert said[0] != said[1]
+        page.locator("#model").focus()
+        fresh = tmp_path / "served.json.new"
+        fresh.write_text(json.dumps({"quorum-draft-wide": {"drafters": []}}))
+        fresh.rename(listed)
+        expect(page.locator("#model-name")).to_have_text("quorum-draft-wide", timeout=30_000)
+        expect(page.locator("#model")).to_be_hidden()
+        page.locator("#more summary").click()
+        expect(page.locator(".chip")).to_have_text(["ngram"], timeout=30_000)
+        assert "model" not in send(page)
+        assert answer_of(page) == said[1]
+        console.assert_clean()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -8,11 +8,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, Field
+from scipy.special import log_softmax
+from tokenizers import Tokenizer
 
+from shared.lm.decoder import Row, load_decoder
 from tests.redis_server import free_port
 from tests.test_serve import ROOT, read_until
 
@@ -144,6 +149,48 @@ def test_completions_tell_of_each_token(client) -> None:
     ).choices[0]
     assert "".join(answer.logprobs.tokens) == answer.text
     assert all(len(top) >= 3 for top in answer.logprobs.top_logprobs)
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_an_echo_is_told_as_a_plain_pass_over_the_text_has_it(client, max_tokens: int) -> None:
+    """As evaluation harnesses ask. The second time its beginning is in a cache."""
+    folder = ROOT / "models" / MODEL
+    decoder = load_decoder(folder, max_slots=1, num_threads=1)
+    encode = Tokenizer.from_file(str(folder / "tokenizer.json")).encode
+    source = (ROOT / "services/verifier/logprobs.py").read_text()
+    for prompt in (source, source[:1500], "def read(path):\n", "x", source):
+        answer = client.completions.create(
+            model=MODEL, prompt=prompt, max_tokens=max_tokens, temperature=0, echo=True, logprobs=1
+        )
+        choice, tokens = answer.choices[0], encode(prompt).ids
+        told = choice.logprobs
+        assert choice.text.startswith(prompt)
+        assert answer.usage.prompt_tokens == len(tokens)
+        assert answer.usage.completion_tokens == max_tokens
+        assert len(told.token_logprobs) == len(tokens) + max_tokens
+        assert told.token_logprobs[0] is told.top_logprobs[0] is None
+        (logits,) = decoder.forward([Row(0, 0, tokens, len(tokens))])
+        expected = log_softmax(logits.astype(np.float64), axis=1)
+        for place in range(1, len(tokens)):
+            row, token = expected[place - 1], tokens[place]
+            assert told.token_logprobs[place] == pytest.approx(row[token], abs=1e-9)
+            assert max(told.top_logprobs[place].values()) == pytest.approx(row.max(), abs=1e-9)
+        for start, text in zip(told.text_offset, told.tokens, strict=True):
+            assert choice.text.startswith(text, start)
+
+
+def test_an_answer_is_told_alike_as_an_answer_and_as_a_prompt(client) -> None:
+    """To the bit; in a stream as well."""
+    ask = partial(client.completions.create, model=MODEL, temperature=0, logprobs=2)
+    first = ask(prompt="def read(", max_tokens=30).choices[0].logprobs
+    text = "def read(" + "".join(first.tokens)
+    again = ask(prompt=text, max_tokens=0, echo=True).choices[0].logprobs
+    assert again.tokens[-len(first.tokens) :] == first.tokens
+    assert again.token_logprobs[-len(first.tokens) :] == first.token_logprobs
+    parts = list(ask(prompt=text, max_tokens=3, echo=True, stream=True))
+    streamed = [lp for part in parts for lp in part.choices[0].logprobs.token_logprobs]
+    assert streamed[: len(again.tokens)] == again.token_logprobs
+    assert len(streamed) == len(again.tokens) + 3
 
 
 def test_fewest_tokens_are_written(client) -> None:

@@ -38,8 +38,7 @@ function onStatus(status) {
   gateway.show(status);
   const context = status.instances.find((/** @type {any} */ i) => i.role === "recommender")?.attributes.context;
   if (context) recommendation.form.know(context.split(","));
-  const live = status.instances.map((/** @type {any} */ i) => `${i.role} ${i.name}`).sort();
-  void generation.composer.targets.refresh(live.join("\n"));
+  void generation.composer.targets.refresh();
   const isReady = roles.has("verifier") || roles.has("recommender");
   if (isReady) say("ready", status.in_flight > 0 ? `Ready, ${status.in_flight} in flight` : "Ready");
   else say("unready", "Nothing to serve with");
@@ -48,7 +47,7 @@ function onStatus(status) {
 /** @param {ApiError} error */
 function onSilence(error) {
   gateway.fail(error.message);
-  generation.composer.targets.forget(error.message);
+  generation.composer.targets.miss(error.message);
   if (error.status === 401) say("locked", "A key is needed");
   else if (error.status === 0) say("away", "Out of reach");
   else say("unready", `Status ${error.status}`);

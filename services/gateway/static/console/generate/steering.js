@@ -76,7 +76,9 @@ export class Steering {
     const isNobody = this.drafters.length > 0 && this.#asked().length === 0;
     const first = this.list.querySelector("input");
     first?.setCustomValidity(isNobody && !isOff ? "Choose a drafter, or turn speculation off." : "");
-    this.note.textContent = isOff ? "Speculation is off: nobody is asked." : this.news;
+    const note = isOff ? "Speculation is off: nobody is asked." : this.news;
+    // Told anew only where it is new, so that a screen reader does not repeat it.
+    if (this.note.textContent !== note) this.note.textContent = note;
   }
 
   /** @param {string} name */

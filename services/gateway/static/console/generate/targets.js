@@ -15,7 +15,7 @@ export class Targets {
     this.picker = byId("model");
     /** @type {Model[]} */
     this.all = [];
-    this.seen = "";
+    this.isAsking = false;
     this.picker.addEventListener("change", () => this.#tell());
   }
 
@@ -24,22 +24,23 @@ export class Targets {
     return this.all.length > 1 ? this.picker.value : null;
   }
 
-  /** Asks again where something has changed. @param {string} seen who is live, in a word */
-  async refresh(seen) {
-    if (seen === this.seen) return;
-    this.seen = seen;
+  /** Asks again: targets come and go while the gateway serves. */
+  async refresh() {
+    if (this.isAsking) return;
+    this.isAsking = true;
     try {
       const { data } = await get("/v1/models");
-      if (seen === this.seen) this.#show(data.filter((/** @type {Model} */ model) => model.kind !== "recommender"));
+      this.#show(data.filter((/** @type {Model} */ model) => model.kind !== "recommender"));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      this.forget(error.message);
+      this.miss(error.message);
+    } finally {
+      this.isAsking = false;
     }
   }
 
-  /** @param {string} why the gateway does not say who is there */
-  forget(why) {
-    this.seen = "";
+  /** @param {string} why the gateway does not say who is there; what it has said stays */
+  miss(why) {
     if (this.all.length === 0) this.fail(why);
   }
 
