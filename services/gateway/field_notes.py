@@ -29,8 +29,8 @@ NOTES: dict[str, str] = {
     "ignore_eos": "Whether the model's end tokens end nothing.",
     "user": "Taken, and not used.",
     "timeout": "Seconds that the request may take.",
-    "echo": "Whether the prompt leads the text; with `logprobs` its tokens are told of as well: null "
-    "of the first.",
+    "echo": "Whether the prompt leads the text; with `logprobs` its tokens are told of as well: "
+    "null of the first.",
     "logprobs": "Of a completion, how many likeliest tokens are told with each token; of a chat, "
     "whether each token's probability is told.",
     "top_logprobs": "How many likeliest tokens are told with each token of a chat.",

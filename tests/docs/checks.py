@@ -52,7 +52,7 @@ def module(name: str, arguments: Sequence[str]) -> None:
         spec = importlib.util.find_spec(f"{name}.__main__")
         assert spec is not None, f"{name} is no command"
     assert spec.origin is not None
-    if "argparse" not in Path(spec.origin).read_text():
+    if not re.search(r"argparse|command_line", Path(spec.origin).read_text()):
         assert not arguments, f"{name} takes no arguments"
         return
     parse = argparse.ArgumentParser.parse_args

@@ -195,7 +195,7 @@ RULES: tuple[tuple[str, Check, str], ...] = (
     (r"python -m services\.recommender\.profile", parse, "measures for minutes"),
     (r"python -m services\.verifier\.export", parse, "downloads; tests/reference exports"),
     (PYTHON + r"services", services, "tests/faults runs all of them over Redis"),
-    (r"python -m (benchmarks|models)\.", parse, "takes minutes to hours"),
+    (r"python -m (benchmarks\.|models)", parse, "takes minutes to hours, and downloads"),
     (
         r"([A-Z_]+=\S+ )*make ",
         make,

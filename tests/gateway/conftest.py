@@ -128,7 +128,7 @@ class ScriptedVerifier(Service):
 
 
 def prompt_logprob(token: int, request: GenerateRequest) -> Logprobs:
-    """What the scripted verifier tells of a prompt's token, and of the likeliest: 2, 3 and so on."""
+    """What the scripted verifier tells of a prompt's token, and of the likeliest: 2, 3, ..."""
     top = list(range(2, 2 + (request.num_prompt_logprobs or 0)))
     return Logprobs(-0.01 * token, top, [-0.001 * other for other in top], token)
 
