@@ -12,7 +12,7 @@ from typing import NoReturn
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from services.gateway.tools import without_markers
+from services.gateway.tools.templates import without_markers
 from shared.errors import InvalidRequestError, ModelError
 
 Message = Mapping[str, object]

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from services.gateway.options import Body
 from services.gateway.text import TextModel
-from services.gateway.tool_readers import Reader, reader
-from services.gateway.tool_schemas import CallId, Mode, Tool, ToolCall, ToolChoice, chosen
-from services.gateway.tools import (
+from services.gateway.tools.readers import Reader, reader
+from services.gateway.tools.schemas import CallId, Mode, Tool, ToolCall, ToolChoice, chosen
+from services.gateway.tools.templates import (
     Turn,
     described,
     format_of,

@@ -28,8 +28,8 @@ from services.gateway.options import only_grammar
 from services.gateway.responses import Json, Shape
 from services.gateway.schemas import ChatBody, GenerationBody
 from services.gateway.text import TextModel
-from services.gateway.tool_deltas import CallArguments, CallStart, Content, Delta
-from services.gateway.tool_readers import Reader
+from services.gateway.tools.deltas import CallArguments, CallStart, Content, Delta
+from services.gateway.tools.readers import Reader
 from shared.errors import InvalidRequestError
 from shared.generation import Grammar, Logprobs, Steering
 from shared.messages import GenerationReport

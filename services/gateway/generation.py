@@ -17,7 +17,7 @@ from services.gateway.responses import Json
 from services.gateway.stops import StopScanner
 from services.gateway.tally import Tally
 from services.gateway.text import Detokenizer, TextModel
-from services.gateway.tool_readers import Reader
+from services.gateway.tools.readers import Reader
 from shared.bus.base import Bus
 from shared.errors import InvalidRequestError, QuorumError, UnavailableError
 from shared.generation import Grammar, Logprobs, Sampling, Steering

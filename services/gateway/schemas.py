@@ -14,7 +14,6 @@ from typing import Annotated, Literal, NoReturn, TypeVar
 from pydantic import Field, ValidationError
 
 from services.gateway.chats import ChatMessage
-from services.gateway.foreign_fields import ALSO_NEUTRAL
 from services.gateway.options import (
     Body,
     ResponseFormat,
@@ -22,7 +21,8 @@ from services.gateway.options import (
     StreamOptions,
     StructuredOutputs,
 )
-from services.gateway.tool_schemas import ToolChoice, Tools
+from services.gateway.reference.foreign_fields import ALSO_NEUTRAL
+from services.gateway.tools.schemas import ToolChoice, Tools
 from shared.errors import InvalidRequestError
 from shared.generation import Sampling
 

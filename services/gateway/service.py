@@ -15,17 +15,17 @@ from services.gateway.admission import Admission
 from services.gateway.bodies import bodies_within
 from services.gateway.cancellation import Running
 from services.gateway.config import GatewayConfig
-from services.gateway.descriptions import Descriptions
-from services.gateway.documentation import add_documentation
 from services.gateway.doorkeeper import Doorkeeper
 from services.gateway.errors import OursOnly, middleware
 from services.gateway.generation import Generator
 from services.gateway.information import InformationRoutes
 from services.gateway.keys import Keys
-from services.gateway.kserve import KServeRoutes
 from services.gateway.pages import STATIC, add_page
-from services.gateway.recommendations import RecommendationRoutes
-from services.gateway.recommenders import Recommenders
+from services.gateway.recommendation.descriptions import Descriptions
+from services.gateway.recommendation.kserve import KServeRoutes
+from services.gateway.recommendation.recommendations import RecommendationRoutes
+from services.gateway.recommendation.recommenders import Recommenders
+from services.gateway.reference.documentation import add_documentation
 from services.gateway.replies import Replies
 from services.gateway.routes import GenerationRoutes
 from services.gateway.status import StatusRoute

@@ -20,7 +20,7 @@ from benchmarks.peers_recommender.worker import Engine, serve
 from benchmarks.recommender_models import Prepared
 from benchmarks.recommender_report import Found, Latency, Rest, Sample, figures, read, tables, write
 from benchmarks.recommender_rest import HEADER, request
-from services.gateway.inference import read_inference
+from services.gateway.recommendation.inference import read_inference
 from services.recommender.generate import generate
 from services.recommender.kernel import Kernel
 from services.recommender.planning import Limits

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from msgpack import packb
 
-from services.gateway.inference import HEADER
 from services.gateway.options import Body
+from services.gateway.recommendation.inference import HEADER
 from services.gateway.schemas import (
     ChatBody,
     CompletionBody,

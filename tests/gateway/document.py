@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
-from services.gateway.openapi import document
+from services.gateway.reference.openapi import document
 
 HERE = "urn:quorum"
 

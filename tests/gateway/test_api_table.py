@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.api_table import main, refusal, render
+from services.gateway.reference.api_table import main, refusal, render
 from services.gateway.schemas import NEUTRAL
 from tests.gateway.conftest import Stage
 
@@ -88,7 +88,9 @@ REFUSED = [(path, name, how) for path, name, how in ROWS if how != "supported"]
 
 
 def test_the_page_is_current(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert PAGE.read_text() == render(), "python -m services.gateway.api_table makes it anew"
+    assert PAGE.read_text() == render(), (
+        "python -m services.gateway.reference.api_table makes it anew"
+    )
     assert main(["--check", str(PAGE)]) == 0
     older = tmp_path / "api.md"
     older.write_text(render().replace("supported", "unheard of"))

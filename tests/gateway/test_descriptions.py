@@ -8,8 +8,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from services.gateway import descriptions
-from services.gateway.descriptions import Described, Descriptions, version_at, versions_of
+from services.gateway.recommendation import descriptions
+from services.gateway.recommendation.descriptions import (
+    Described,
+    Descriptions,
+    version_at,
+    versions_of,
+)
 from shared.bus.base import Instance
 from shared.bus.memory import MemoryBus
 from shared.config import BusConfig

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.gateway.keys import Key, hash_of, write_keys
-from services.gateway.operations import OPERATIONS
+from services.gateway.reference.operations import OPERATIONS
 from tests.gateway.conftest import Stage
 
 playwright = pytest.importorskip("playwright.async_api")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from services.gateway.config import GatewayConfig
-from services.gateway.inference import HEADER
 from services.gateway.information import VERSION
+from services.gateway.recommendation.inference import HEADER
 from services.gateway.service import GatewayService
 from services.recommender.config import RecommenderConfig
 from services.recommender.service import RecommenderService

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from services.gateway.foreign_fields import (
+from services.gateway.reference.foreign_fields import (
     OPENAI_CHAT,
     OPENAI_COMPLETION,
     VLLM_CHAT,
     VLLM_COMPLETION,
 )
-from services.gateway.openapi import document
-from services.gateway.operations import OPERATIONS, Operation
+from services.gateway.reference.openapi import document
+from services.gateway.reference.operations import OPERATIONS, Operation
 from services.gateway.schemas import NEUTRAL, ChatBody, CompletionBody
 from tests.gateway.conftest import Stage
 from tests.gateway.document import check_answer, check_events

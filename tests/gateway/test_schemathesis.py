@@ -22,7 +22,7 @@ from schemathesis.checks import CheckFunction, negative_data_rejection
 from schemathesis.config import SchemathesisConfig
 
 from services.gateway.config import GatewayConfig
-from services.gateway.openapi import document
+from services.gateway.reference.openapi import document
 from services.gateway.service import GatewayService
 from services.gateway.text import TextModel
 from services.gateway.timeouts import HEADER

@@ -14,10 +14,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import TypeAdapter, ValidationError
 from tokenizers import Tokenizer
 
-from services.gateway.tool_deltas import CallArguments, CallStart, Content, Delta, Ids
-from services.gateway.tool_markers import MAX_BLANK_CHARS, MAX_CALL_CHARS, MAX_NAMING_CHARS
-from services.gateway.tool_readers import MAX_HEAD_CHARS, Reader, reader
-from services.gateway.tool_schemas import (
+from services.gateway.tools.deltas import CallArguments, CallStart, Content, Delta, Ids
+from services.gateway.tools.markers import MAX_BLANK_CHARS, MAX_CALL_CHARS, MAX_NAMING_CHARS
+from services.gateway.tools.readers import MAX_HEAD_CHARS, Reader, reader
+from services.gateway.tools.schemas import (
     MAX_DEPTH,
     MAX_TOOLS,
     Mode,
@@ -28,7 +28,7 @@ from services.gateway.tool_schemas import (
     Tools,
     chosen,
 )
-from services.gateway.tools import (
+from services.gateway.tools.templates import (
     HERMES,
     LLAMA3,
     MISTRAL,

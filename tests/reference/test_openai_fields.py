@@ -6,7 +6,7 @@ from typing import get_type_hints
 
 import pytest
 
-from services.gateway.foreign_fields import OPENAI_CHAT, OPENAI_COMPLETION
+from services.gateway.reference.foreign_fields import OPENAI_CHAT, OPENAI_COMPLETION
 
 pytestmark = pytest.mark.reference
 

@@ -11,9 +11,14 @@ from typing import Any, TypeVar
 
 from services.gateway.admission import Admission
 from services.gateway.config import GatewayConfig
-from services.gateway.descriptions import Described, Descriptions, version_at, versions_of
 from services.gateway.errors import NotFoundError
 from services.gateway.generation import DeadlineError, raise_failed
+from services.gateway.recommendation.descriptions import (
+    Described,
+    Descriptions,
+    version_at,
+    versions_of,
+)
 from services.gateway.replies import Replies, Terminal
 from shared.bus.base import Bus, Instance
 from shared.codec import MAX_MESSAGE_BYTES

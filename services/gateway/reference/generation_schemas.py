@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from services.gateway.response_schemas import Answer, Metrics, Seconds, Usage
+from services.gateway.reference.response_schemas import Answer, Metrics, Seconds, Usage
 
 Reason = Literal["stop", "length"]
 ChatReason = Literal["stop", "length", "tool_calls"]

@@ -7,10 +7,10 @@ import re
 from collections.abc import Collection
 from typing import Protocol
 
-from services.gateway.tool_deltas import CallArguments, Delta, Ids, Span, call_start, said, say
-from services.gateway.tool_markers import AutoReader
-from services.gateway.tool_schemas import Mode
-from services.gateway.tools import Format
+from services.gateway.tools.deltas import CallArguments, Delta, Ids, Span, call_start, said, say
+from services.gateway.tools.markers import AutoReader
+from services.gateway.tools.schemas import Mode
+from services.gateway.tools.templates import Format
 
 MAX_HEAD_CHARS = 1024
 """What is held back before a call's arguments."""

@@ -8,8 +8,8 @@ import json
 
 from aiohttp import web
 
-from services.gateway.openapi import document
 from services.gateway.pages import STATIC, add_page
+from services.gateway.reference.openapi import document
 
 
 def add_documentation(app: web.Application) -> None:

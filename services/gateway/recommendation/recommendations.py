@@ -7,10 +7,10 @@ from pydantic import Field
 
 from services.gateway import responses
 from services.gateway.options import Body
-from services.gateway.recommenders import Recommenders
+from services.gateway.recommendation.recommenders import Recommenders
+from services.gateway.recommendation.tensors import best, flatten, floats_of, from_lists, of_floats
 from services.gateway.responses import Json
 from services.gateway.schemas import B, RecommendBody, RowsBody, check, parse
-from services.gateway.tensors import best, flatten, floats_of, from_lists, of_floats
 from services.gateway.timeouts import timeout_of
 from shared.codec import MAX_MESSAGE_BYTES, pack, unpack
 from shared.errors import InvalidRequestError, MalformedError

@@ -6,10 +6,15 @@ import asyncio
 
 from aiohttp import web
 
-from services.gateway.descriptions import DescribedTensor
-from services.gateway.inference import DATATYPES, HEADER, read_inference, write_inference
 from services.gateway.information import VERSION
-from services.gateway.recommenders import Recommenders
+from services.gateway.recommendation.descriptions import DescribedTensor
+from services.gateway.recommendation.inference import (
+    DATATYPES,
+    HEADER,
+    read_inference,
+    write_inference,
+)
+from services.gateway.recommendation.recommenders import Recommenders
 from services.gateway.responses import Json
 from services.gateway.timeouts import timeout_of
 from shared.codec import MAX_MESSAGE_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict
 
-from services.gateway.response_schemas import Answer
+from services.gateway.reference.response_schemas import Answer
 
 
 class KServeError(Answer):

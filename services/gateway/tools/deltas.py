@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from services.gateway.tool_schemas import MAX_DEPTH
+from services.gateway.tools.schemas import MAX_DEPTH
 
 
 @dataclass(frozen=True, slots=True)

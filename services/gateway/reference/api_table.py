@@ -1,7 +1,7 @@
 """docs/api.md: every route, and every field that OpenAI's and vLLM's clients may send, supported or
 refused. Made of the code.
 
-    python -m services.gateway.api_table [--check] [FILE]
+    python -m services.gateway.reference.api_table [--check] [FILE]
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from services.gateway.doorkeeper import OPEN, RIGHTS
-from services.gateway.field_notes import NOTES
-from services.gateway.foreign_fields import (
+from services.gateway.reference.field_notes import NOTES
+from services.gateway.reference.foreign_fields import (
     OPENAI_CHAT,
     OPENAI_COMPLETION,
     VLLM_CHAT,
     VLLM_COMPLETION,
 )
-from services.gateway.openapi import DESCRIPTION, ERRORS, document
-from services.gateway.operations import GROUPS, OPERATIONS, Operation
+from services.gateway.reference.openapi import DESCRIPTION, ERRORS, document
+from services.gateway.reference.operations import GROUPS, OPERATIONS, Operation
 from services.gateway.schemas import NEUTRAL, ChatBody, CompletionBody, GenerationBody
 
 FILE = Path("docs/api.md")
@@ -30,7 +30,8 @@ Schema = Mapping[str, Any]
 INTRODUCTION = """\
 # The gateway's API
 
-Made by `python -m services.gateway.api_table` of the code; a test holds it against a gateway.
+Made by `python -m services.gateway.reference.api_table` of the code; a test holds it against a
+gateway.
 `GET /openapi.json` has the whole of it as OpenAPI 3.1, `GET /docs` a page to read and to try it.
 """
 FIELDS = """\
@@ -190,7 +191,9 @@ def _json(value: object) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the page, or says whether it is current."""
-    parser = argparse.ArgumentParser(prog="services.gateway.api_table", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="services.gateway.reference.api_table", description=main.__doc__
+    )
     parser.add_argument("file", nargs="?", type=Path, default=FILE, help="the page")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if it is old")
     asked = parser.parse_args(arguments)
@@ -201,7 +204,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     is_current = file.is_file() and file.read_text() == page
     if not is_current:
-        print(f"{file} is old; python -m services.gateway.api_table makes it anew", file=sys.stderr)
+        print(
+            f"{file} is old; python -m services.gateway.reference.api_table makes it anew",
+            file=sys.stderr,
+        )
     return 0 if is_current else 1
 
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Collection
 
 from services.gateway.stops import overlap
-from services.gateway.tool_deltas import CallArguments, Delta, Ids, Span, call_start, said, say
-from services.gateway.tool_schemas import arguments_of
-from services.gateway.tools import Format
+from services.gateway.tools.deltas import CallArguments, Delta, Ids, Span, call_start, said, say
+from services.gateway.tools.schemas import arguments_of
+from services.gateway.tools.templates import Format
 
 MAX_CALL_CHARS = 1 << 18
 """What is held back of a call until it is known to be one."""

@@ -9,10 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from services.gateway import generation_schemas as gs
-from services.gateway import kserve_schemas as ks
-from services.gateway import response_schemas as rs
-from services.gateway.inference import InferBody
+from services.gateway.recommendation.inference import InferBody
+from services.gateway.reference import generation_schemas as gs
+from services.gateway.reference import kserve_schemas as ks
+from services.gateway.reference import response_schemas as rs
 from services.gateway.responses import Json
 from services.gateway.schemas import (
     ChatBody,

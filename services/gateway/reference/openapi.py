@@ -10,13 +10,15 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from services.gateway import kserve_schemas as ks
-from services.gateway import response_schemas as rs
 from services.gateway.doorkeeper import OPEN, RIGHTS
-from services.gateway.field_notes import NOTES
-from services.gateway.inference import HEADER, InferBody, InferInput, InferOutput
 from services.gateway.information import VERSION
-from services.gateway.operations import (
+from services.gateway.options import Body
+from services.gateway.recommendation.inference import HEADER, InferBody, InferInput, InferOutput
+from services.gateway.recommendation.recommendations import PackedTensor
+from services.gateway.reference import kserve_schemas as ks
+from services.gateway.reference import response_schemas as rs
+from services.gateway.reference.field_notes import NOTES
+from services.gateway.reference.operations import (
     BYTES,
     EVENTS,
     GROUPS,
@@ -26,8 +28,6 @@ from services.gateway.operations import (
     Content,
     Operation,
 )
-from services.gateway.options import Body
-from services.gateway.recommendations import PackedTensor
 from services.gateway.responses import Json
 from services.gateway.schemas import NEUTRAL, GenerationBody
 from services.gateway.timeouts import HEADER as TIMEOUT

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.gateway.options import MAX_GRAMMAR_CHARS
-from services.gateway.tool_schemas import Function, Mode, Tool, ToolCall, arguments_of
+from services.gateway.tools.schemas import Function, Mode, Tool, ToolCall, arguments_of
 from shared.errors import InvalidRequestError
 
 

@@ -15,9 +15,9 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from services.gateway.options import Body
+from services.gateway.recommendation.tensors import flatten, floats_of, of_floats, of_ints, widened
 from services.gateway.responses import Json
 from services.gateway.schemas import INT64, MAX_NAME, check, parse
-from services.gateway.tensors import flatten, floats_of, of_floats, of_ints, widened
 from shared.errors import InvalidRequestError
 from shared.tensor_messages import Outputs, Tensor
 
