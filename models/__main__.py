@@ -89,10 +89,13 @@ def _list(arguments: argparse.Namespace) -> int:
     for entry in entries:
         m = entry.manifest
         alike = ", ".join(entry.shares_tokens_with) or "nobody"
-        print(
+        line = (
             f"{m.name:{width}}  {m.architecture}, {m.precision}, {entry.num_bytes / 1e6:.1f} MB, "
             f"vocabulary {m.vocab_size}, context {m.max_context}; same tokens as {alike}"
         )
+        if entry.drafters is not None:
+            line += f"; served, with {', '.join(entry.drafters) or 'no draft model'}"
+        print(line)
     return 0
 
 

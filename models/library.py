@@ -70,11 +70,13 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A language model of the folder. `shares_tokens_with` are the others with its tokenizer."""
+    """A language model of the folder. `shares_tokens_with` are the others with its tokenizer;
+    `drafters` its own, if it is a target that is served."""
 
     manifest: Manifest
     num_bytes: int
     shares_tokens_with: list[str] = field(default_factory=list)
+    drafters: tuple[str, ...] | None = None
 
 
 def to_stderr(line: str) -> None:
@@ -156,6 +158,7 @@ def list_models(out: Path = MODELS) -> list[Entry]:
         if isinstance(content, dict) and "max_context" in content:
             size = sum(f.stat().st_size for f in file.parent.iterdir() if f.is_file())
             found.append(Entry(load_manifest(file.parent, ()), size))
+    targets = {target.name: target.drafters for target in _served(out)}
     digests = {e.manifest.name: e.manifest.files.get(checks.TOKENIZER) for e in found}
 
     def alike(name: str) -> list[str]:
@@ -163,13 +166,24 @@ def list_models(out: Path = MODELS) -> list[Entry]:
         return [other for other, digest in digests.items() if digest == own is not None != other]
 
     return [
-        replace(e, shares_tokens_with=[n for n in alike(e.manifest.name) if n != e.manifest.name])
+        replace(
+            e,
+            shares_tokens_with=[n for n in alike(e.manifest.name) if n != e.manifest.name],
+            drafters=targets.get(e.manifest.name),
+        )
         for e in found
     ]
 
 
+def _served(out: Path) -> list[served.Target]:
+    return served.read(out) if served.is_list(out) else []
+
+
 def _require_room(wanted: Sequence[Wanted], out: Path, force: bool) -> None:
     names = [one.name for one in wanted]
+    listed = {target.name for target in _served(out)}
+    if len(listed | {names[0]}) > served.MAX_TARGETS:
+        raise ModelError(f"{out} serves {served.MAX_TARGETS} targets, the most; remove one first")
     for one in wanted:
         folder = out / one.name
         if names.count(one.name) > 1:
@@ -281,8 +295,7 @@ def _check(folders: Sequence[Path], translate: bool, say: Callable[[str], None])
 
 def _require_tokens_kept(folders: Sequence[Path], out: Path) -> None:
     """What waits for a target is written in its tokens: one that is served keeps them."""
-    before = served.read(out) if served.is_list(out) else []
-    names = {target.name for target in before}
+    names = {target.name for target in _served(out)}
     for folder in folders:
         if folder.name in names and (out / folder.name / checks.TOKENIZER).is_file():
             hint = f"{folder.name} is served; choose another name, or remove it first."
@@ -296,8 +309,7 @@ def _listed(out: Path) -> Iterator[dict[str, served.Target]]:
     handle = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        before = served.read(out) if served.is_list(out) else []
-        targets = {target.name: target for target in before}
+        targets = {target.name: target for target in _served(out)}
         yield targets
         served.write(out, list(targets.values()))
     finally:

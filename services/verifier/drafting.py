@@ -133,7 +133,7 @@ class Level:
     kind: tuple[int, int]
     way: Way
     known: dict[Way, Known] = field(default_factory=dict)
-    """Of ways that have been at work under it, and of plain decoding."""
+    """Of ways that have been at work under it, and, from its passes' cost, of plain decoding."""
     tried: Way | None = None
     """The way of this period, where it is not the best one known."""
     period: int = 0
@@ -198,13 +198,14 @@ class Drafting:
             self._decide(level, load)
 
     def _level(self, load: Load) -> Level:
-        """A new one decodes plainly unless what promises most shows at once that it brings more."""
+        """A new one decodes plainly, which is believed to bring what its passes cost, unless what
+        promises most shows at once that it brings more."""
         kind = load.kind
         if kind not in self._levels:
             plain = next((way for way in self._ways if way.is_plain), None)
             level = Level(kind, plain or self._ways[0])
             if plain:
-                level.known[plain] = self._known(plain, level) or Known(1.0, 1)
+                level.known[plain] = Known(1.0, 1)
                 level.tried = self._most_promising(level, load)
             self._levels[kind] = level
         return self._levels[kind]
@@ -237,10 +238,10 @@ class Drafting:
         return best if best and promises[best] > level.known[level.way].gain else None
 
     def _promise(self, way: Way, level: Level, load: Load) -> float:
-        known = self._known(way, level)
-        if way.is_plain and known:
-            return replace(known, num_tries=_SURE).promise(level.period)
+        if way.is_plain:
+            return replace(level.known[way], num_tries=_SURE).promise(level.period)
         plain = next((k.gain for w, k in level.known.items() if w.is_plain), 1.0)
+        known = self._known(way, level)
         highest = plain * self._highest_gain(load) / _BETTER
         if known:
             return max(known.gain, min(known.promise(level.period), highest))

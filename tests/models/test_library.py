@@ -174,6 +174,14 @@ def test_a_target_that_is_served_keeps_its_tokens(sources: Path, out: Path, tmp_
     assert served.read(out) == before
 
 
+def test_a_full_list_is_refused_before_any_work(sources: Path, out: Path) -> None:
+    out.mkdir()
+    served.write(out, [served.Target(out / f"m{n}") for n in range(served.MAX_TARGETS)])
+    with pytest.raises(ModelError, match="serves 64 targets, the most; remove one first"):
+        library.add(str(sources / "target"), [], out)
+    assert names(out) == set()
+
+
 def test_a_move_that_fails_takes_back_those_before_it(out: Path, tmp_path: Path) -> None:
     for folder in (out / "first", tmp_path / "first"):
         folder.mkdir(parents=True)
@@ -196,7 +204,7 @@ def test_listing_and_removing(
     assert entries["target"].shares_tokens_with == ["drafter"]
     assert entries["other"].shares_tokens_with == []
     assert main(["list", "--out", str(out)]) == 0
-    assert "same tokens as drafter" in capsys.readouterr().out
+    assert "same tokens as drafter; served, with drafter\n" in capsys.readouterr().out
     assert [(t.name, t.drafters) for t in served.read(out)] == [
         ("target", ("drafter",)),
         ("other", ()),
