@@ -12,7 +12,7 @@ begin: after the first one hope grows 25 times as fast, after the second 6 times
 times. So a way that has lost by 0.3 is tried again 5 periods later, then after 20, 44, 77 and 120.
 In the long run tries of a way that brings a gain g cost 0.0025 / g of the time, twice as much of
 that of a single request, and less where it loses so clearly that they end early. A kind of load
-under which a way was never tried believes the one that knows most of it.
+under which a way was never tried believes the one that knows most of it, less the farther it is.
 
 What was tried nowhere promises what the cost of passes allows if drafting itself were free, and
 hardly more than others of its like have brought; nor is more than that ever hoped for: under a load
@@ -249,16 +249,19 @@ class Drafting:
         return min(_KINSHIP * max(kin), highest) if way.computes and kin else highest
 
     def _known(self, way: Way, level: Level) -> Known | None:
-        """Under this kind of load, or else as that one has it which knows most and is near."""
+        """Under this kind of load, or else under the one that knows most: each step between them
+        counts as a try less."""
         if way in level.known:
             return level.known[way]
-        others = [other for other in self._levels.values() if way in other.known]
-        lender = max(
-            others,
-            key=lambda other: other.known[way].num_tries - _distance(other.kind, level.kind),
-            default=None,
-        )
-        return replace(lender.known[way], period=0) if lender else None
+        seen = [
+            (other.known[way].num_tries - _distance(other.kind, level.kind), other.known[way].gain)
+            for other in self._levels.values()
+            if way in other.known
+        ]
+        if not seen:
+            return None
+        num_tries, gain = max(seen)
+        return Known(gain, max(1, num_tries))
 
 
 def _distance(one: tuple[int, int], other: tuple[int, int]) -> int:

@@ -264,3 +264,11 @@ def test_a_kind_of_load_follows_what_another_finds_out_later() -> None:
     play(drafting, rates, 600, Load(1, 0))
     ways, _ = play(drafting, rates, 100, EIGHT)
     assert ways["all"] > 70
+
+
+def test_what_lost_under_another_kind_of_load_is_tried_in_the_end() -> None:
+    drafting = Drafting(WAYS, lambda _: 100.0)
+    play(drafting, {"all": 50.0, "lookup": 80.0, "none": 100.0}, 10_000)
+    rates: Rates = {"all": 240.0, "lookup": 80.0, "none": 100.0}
+    play(drafting, rates, 800, Load(1, 0))
+    assert play(drafting, rates, 100, Load(1, 0))[0]["all"] == 100
