@@ -238,7 +238,7 @@ class Drafting:
         return best if best and promises[best] > level.known[level.way].gain else None
 
     def _promise(self, way: Way, level: Level, load: Load) -> float:
-        if way.is_plain:
+        if way.is_plain and way in level.known:
             return replace(level.known[way], num_tries=_SURE).promise(level.period)
         plain = next((k.gain for w, k in level.known.items() if w.is_plain), 1.0)
         known = self._known(way, level)

@@ -272,3 +272,16 @@ def test_what_lost_under_another_kind_of_load_is_tried_in_the_end() -> None:
     rates: Rates = {"all": 240.0, "lookup": 80.0, "none": 100.0}
     play(drafting, rates, 800, Load(1, 0))
     assert play(drafting, rates, 100, Load(1, 0))[0]["all"] == 100
+
+
+def test_plain_decoding_may_have_lanes_too() -> None:
+    """Two ways that draft nothing are compared as any others are."""
+    one, two = Way("none"), Way("none", 2)
+    drafting = Drafting([one, two], lambda num_running: 100.0)
+    load = Load(2, 0)
+    seen = set()
+    for _ in range(1000):
+        seen.add(way := drafting.way(load))
+        drafting.observe(load, 2, 0.02 if way == two else 0.04)
+    assert seen == {one, two}
+    assert drafting.way(load) == two
