@@ -10,10 +10,10 @@ from redis.asyncio import Redis
 from services.gateway.config import GatewayConfig
 from services.recommender.config import RecommenderConfig
 from services.verifier.config import VerifierConfig
+from shared import served
 from shared.bus import connect
 from shared.bus.redis_client import RedisClient
 from shared.config import BusConfig, load
-from shared.lm.manifest import load_manifest
 from shared.messages import RecommendRequest
 from shared.topics import (
     Topic,
@@ -58,7 +58,8 @@ def test_keda_asks_the_services_redis_with_their_secret() -> None:
 
 def test_keda_watches_the_keys_that_the_code_uses() -> None:
     gateway = load(GatewayConfig, {})
-    model = load_manifest(ROOT / gateway.model, used=()).name
+    (target,) = served.read(ROOT / gateway.model)
+    model = target.name
     topics: dict[str, list[Topic[Any]]] = {
         "verifier": [generate_requests(model), batch_generate_requests(model)],
         "recommender": [
