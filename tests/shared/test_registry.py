@@ -177,3 +177,24 @@ async def test_an_absent_bus_leaves_the_last_view_and_is_found_again(
     await asyncio.wait([running])
     await bus.close()
     await other_bus.close()
+
+
+async def test_drafters_are_those_of_the_target_and_of_its_tokens() -> None:
+    registry = Registry(connect(BusConfig()), 60.0)
+    for name, attributes in {
+        "any": {},
+        "listed": {"targets": "one,two", "vocabulary": "x"},
+        "another's": {"targets": "two", "vocabulary": "x"},
+        "other tokens": {"vocabulary": "y"},
+        "same tokens": {"vocabulary": "x"},
+    }.items():
+        await registry.announce(Instance(name, "drafter", name, name, attributes))
+
+    def names(target: str, vocabulary: str) -> set[str]:
+        return {i.name for i in registry.drafters(target, vocabulary)}
+
+    assert names("one", "x") == {"any", "listed", "same tokens"}
+    assert names("two", "x") == {"any", "listed", "another's", "same tokens"}
+    assert names("on", "x") == {"any", "same tokens"}
+    # Nothing is known of the target's tokens: then nothing speaks against anybody's.
+    assert names("one", "") == {"any", "listed", "other tokens", "same tokens"}
