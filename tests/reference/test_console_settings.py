@@ -393,11 +393,18 @@ def test_a_real_request_shows_what_its_trace_says_was_ready(browser: Any) -> Non
         serving({"VERIFIER_DRAFTING": "ahead"}) as ahead,
         opened(browser, ahead.url) as console,  # noqa: F811
     ):
-        page = console.page
-        with page.expect_response(CHATS) as got:
-            ask(page, length=5)
+        page, answers = console.page, []
+
+        def keep(route: Any) -> None:
+            # The browser itself does not keep the body of a stream for long.
+            response = route.fetch()
+            answers.append(response.text())
+            route.fulfill(response=response)
+
+        page.route(CHATS, keep)
+        ask(page, length=5)
         await_state(page, "done")
-        lines = got.value.text().split("\n\n")
+        lines = answers[0].split("\n\n")
         chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
         told = [r for c in chunks for r in c.get("trace", {"rounds": []})["rounds"]]
         ready = [sum(vote["num_ready"] for vote in r["votes"]) for r in told]

@@ -111,4 +111,4 @@ def test_an_addition_may_change_the_precision(sources: Path, tmp_path: Path) -> 
     assert load_manifest(tmp_path / "llama").precision == "int8"
     with pytest.raises(ModelError, match="convert from fp32 or fp16"):
         library.add(str(tmp_path / "llama"), [], tmp_path, name="again", precision="int4")
-    assert [path.name for path in tmp_path.iterdir()] == ["llama"]
+    assert {path.name for path in tmp_path.iterdir()} == {"llama", "served.json"}
