@@ -6,19 +6,16 @@ them together at the very end: whatever interrupts an addition, nothing of it st
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from models import checks
+from models import checks, shelf
 from services.verifier.export import CARRIED, export
 from shared import served
 from shared.errors import ModelError
@@ -30,7 +27,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 WANTED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model")
 """Of a hub's repository: no weights as pickles, and no code."""
-STAGING, LOCK = ".adding-", "lock"
 PROBE_SLOTS = 4
 TRANSLATE_HINT = (
     "With --translate, its tokens are mapped to the target's by their text; answers stay the same."
@@ -100,7 +96,7 @@ def add(
     target = Wanted.of(source, name)
     wanted = [target, *(Wanted.of(drafter) for drafter in drafters)]
     _require_room(wanted, out, force)
-    with _staging(out) as staging:
+    with shelf.staging(out) as staging:
         origins = [_origin(one, say) for one in wanted]
         for origin, drafter in zip(origins[1:], wanted[1:], strict=True):
             # Before the long work, where it can be seen already.
@@ -116,8 +112,8 @@ def add(
         added = _check(folders, translate, say)
         fresh = [folder for folder in folders if folder.parent == staging]
         _require_tokens_kept(fresh, out)
-        _show(fresh, out)
-        with _listed(out) as targets:
+        shelf.show(fresh, out)
+        with shelf.listed(out) as targets:
             own = served.Target(
                 out / target.name,
                 drafters=tuple(drafter.name for drafter in added.drafters),
@@ -134,7 +130,7 @@ def remove(name: str, out: Path = MODELS) -> Manifest:
         known = ", ".join(entry.manifest.name for entry in list_models(out)) or "none"
         raise ModelError(f"there is no model {name!r} in {out}; there is {known}")
     manifest = load_manifest(folder, ())
-    with _listed(out) as targets:
+    with shelf.listed(out) as targets:
         targets.pop(name, None)
         for target in list(targets.values()):
             targets[target.name] = replace(
@@ -142,7 +138,7 @@ def remove(name: str, out: Path = MODELS) -> Manifest:
                 drafters=tuple(own for own in target.drafters if own != name),
                 translated=tuple(own for own in target.translated if own != name),
             )
-    with _staging(out) as staging:
+    with shelf.staging(out) as staging:
         folder.rename(staging / name)
     return manifest
 
@@ -158,7 +154,7 @@ def list_models(out: Path = MODELS) -> list[Entry]:
         if isinstance(content, dict) and "max_context" in content:
             size = sum(f.stat().st_size for f in file.parent.iterdir() if f.is_file())
             found.append(Entry(load_manifest(file.parent, ()), size))
-    targets = {target.name: target.drafters for target in _served(out)}
+    targets = {target.name: target.drafters for target in shelf.served_in(out)}
     digests = {e.manifest.name: e.manifest.files.get(checks.TOKENIZER) for e in found}
 
     def alike(name: str) -> list[str]:
@@ -175,13 +171,9 @@ def list_models(out: Path = MODELS) -> list[Entry]:
     ]
 
 
-def _served(out: Path) -> list[served.Target]:
-    return served.read(out) if served.is_list(out) else []
-
-
 def _require_room(wanted: Sequence[Wanted], out: Path, force: bool) -> None:
     names = [one.name for one in wanted]
-    listed = {target.name for target in _served(out)}
+    listed = {target.name for target in shelf.served_in(out)}
     if len(listed | {names[0]}) > served.MAX_TARGETS:
         raise ModelError(f"{out} serves {served.MAX_TARGETS} targets, the most; remove one first")
     for one in wanted:
@@ -295,57 +287,8 @@ def _check(folders: Sequence[Path], translate: bool, say: Callable[[str], None])
 
 def _require_tokens_kept(folders: Sequence[Path], out: Path) -> None:
     """What waits for a target is written in its tokens: one that is served keeps them."""
-    names = {target.name for target in _served(out)}
+    names = {target.name for target in shelf.served_in(out)}
     for folder in folders:
         if folder.name in names and (out / folder.name / checks.TOKENIZER).is_file():
             hint = f"{folder.name} is served; choose another name, or remove it first."
             checks.require_same_tokens(out / folder.name, folder, hint)
-
-
-@contextmanager
-def _listed(out: Path) -> Iterator[dict[str, served.Target]]:
-    """The targets that are served, by name, to be changed: one process at a time. Running services
-    see the new list within a second or so."""
-    handle = os.open(out, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        targets = {target.name: target for target in _served(out)}
-        yield targets
-        served.write(out, list(targets.values()))
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A folder on the models' own file system, gone afterwards. Those that nobody works in any
-    more, because their process was killed, go as well."""
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob(f"{STAGING}*/{LOCK}"):
-        with old.open() as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(old.parent, ignore_errors=True)
-    with TemporaryDirectory(dir=out, prefix=STAGING) as name, (Path(name) / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(name)
-
-
-def _show(folders: Sequence[Path], out: Path) -> None:
-    """Moves the folders to where they are found, all of them or none."""
-    moves: list[tuple[Path, Path]] = []
-    try:
-        for folder in folders:
-            final = out / folder.name
-            if final.exists():
-                before = folder.with_name(f".before-{folder.name}")
-                final.rename(before)
-                moves.append((final, before))
-            folder.rename(final)
-            moves.append((folder, final))
-    except BaseException:
-        for source, there in reversed(moves):
-            there.rename(source)
-        raise

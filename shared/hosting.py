@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.errors import BusError, ModelError, QuorumError
+from shared.log import Complaint
 from shared.served import POLL_S
 from shared.service import Service
 from shared.tracing import Recorder
@@ -53,7 +54,7 @@ class Host(Service):
         self._ending: dict[str, asyncio.Task[None]] = {}
         """By the names of services that are to end."""
         self._refused: set[Key] = set()
-        self._complaint = ""
+        self._complaint = Complaint(logger, "what is served stays as it was")
         self._recorder = Recorder()
 
     def trace_with(self, recorder: Recorder) -> None:
@@ -95,11 +96,9 @@ class Host(Service):
         try:
             wanted = await asyncio.to_thread(self._wanted)
         except ModelError as error:
-            if str(error) != self._complaint:
-                logger.error("what is served stays as it was: %s", error)
-            self._complaint = str(error)
+            self._complaint.about(error)
             return
-        self._complaint = ""
+        self._complaint.over()
         self._refused &= wanted.keys()
         names = {key.name for key in wanted}
         for key in self._hosted.keys() - wanted.keys():
@@ -144,7 +143,7 @@ class Host(Service):
                 await service.retire()
             await task
             logger.info("%s serves %s no more", self.role, name)
-        except Exception:
+        except Exception:  # it is gone either way, and the others go on
             logger.exception("%s ended badly", service.instance_id)
         finally:
             task.cancel()

@@ -34,6 +34,26 @@ def set_up(level: str, form: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+class Complaint:
+    """Of what is looked at again and again: the same fault is logged once, until it is over."""
+
+    def __init__(self, logger: logging.Logger, what: str) -> None:
+        """`what` is how it is from then on, before the reason."""
+        self._logger = logger
+        self._what = what
+        self._last = ""
+
+    def about(self, error: Exception) -> None:
+        """It is as the error says."""
+        if str(error) != self._last:
+            self._logger.error("%s: %s", self._what, error)
+        self._last = str(error)
+
+    def over(self) -> None:
+        """All is well."""
+        self._last = ""
+
+
 def _stamp(record: logging.LogRecord) -> bool:
     record.request_id = _request_id.get()
     return True

@@ -107,7 +107,6 @@ def _say_once(
 
 
 def _talk(runner: asyncio.Runner, client: Client, conversation: Conversation) -> None:
-    # Gives `input` an editable line and a history.
     import readline  # noqa: F401 - gives input() a line to edit, and its history
 
     console = Console(highlight=False)

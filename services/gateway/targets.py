@@ -10,6 +10,7 @@ from services.gateway.errors import NotFoundError
 from services.gateway.text import TextModel
 from shared import served
 from shared.errors import ModelError
+from shared.log import Complaint
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ class Targets:
         self._read: dict[tuple[Path, int], TextModel] = {}
         self._texts: dict[str, TextModel] = {}
         """In the order of the list: the first serves requests that name none."""
-        self._complaint = ""
+        self._complaint = Complaint(logger, "the models that are served stay as they were")
 
     @property
     def all(self) -> list[TextModel]:
@@ -59,8 +60,6 @@ class Targets:
         """The same while serving: what is wrong is told once."""
         try:
             await self.load()
-            self._complaint = ""
+            self._complaint.over()
         except ModelError as error:
-            if str(error) != self._complaint:
-                logger.error("the models that are served stay as they were: %s", error)
-            self._complaint = str(error)
+            self._complaint.about(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from models import library
+from models import library, shelf
 from models.__main__ import main
 from shared import served
 from shared.errors import ModelError
@@ -187,7 +187,7 @@ def test_a_move_that_fails_takes_back_those_before_it(out: Path, tmp_path: Path)
         folder.mkdir(parents=True)
     (out / "first" / "old").touch()
     with pytest.raises(FileNotFoundError):
-        library._show([tmp_path / "first", tmp_path / "second"], out)
+        shelf.show([tmp_path / "first", tmp_path / "second"], out)
     assert (out / "first" / "old").exists()
     assert (tmp_path / "first").exists()
 
