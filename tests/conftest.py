@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ from hypothesis import settings
 from shared.bus import Bus, connect
 from shared.config import BusConfig
 from tests.redis_server import RedisServer
+
+# A run in the background may have it ignored, and with it all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in each run, so that a red build is its change's fault, and no deadline on a
 # busy machine. `pytest --hypothesis-profile explore` looks further.

@@ -234,7 +234,7 @@ def test_an_interrupted_addition_leaves_nothing(
 ) -> None:
     process = command("add", str(sources / "target"), "--out", str(out))
     assert process.stderr is not None
-    while "copying target" not in (line := process.stderr.readline()):
+    while "testing target" not in (line := process.stderr.readline()):
         assert line, "it ended early"
     process.send_signal(how)
     process.communicate()
