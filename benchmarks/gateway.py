@@ -37,7 +37,7 @@ from services.gateway.service import GatewayService
 from shared.bus import Bus, connect
 from shared.config import BusConfig
 from shared.messages import RecommendRequest, Scores
-from shared.runner import supervise
+from shared.runner import run, supervise
 from shared.service import Service
 from shared.topics import recommend_requests
 
@@ -332,10 +332,10 @@ def main() -> None:
     if arguments.serve is not None:
         work = serve(arguments.serve.split(","), arguments.port)
         if arguments.profile is None:
-            asyncio.run(work)
+            run(work)
         else:
             with cProfile.Profile() as profiler:
-                asyncio.run(work)
+                run(work)
             profiler.dump_stats(arguments.profile)
         return
     without_us = [asyncio.run(without_gateway(arguments.seconds)) for _ in range(arguments.rounds)]

@@ -21,9 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.peers_recommender.tables import Tables, load_tables
 from benchmarks.recommender_models import Prepared, prepare_small
-from services.recommender.engine import Engine, Query
+from services.recommender.engine import Engine
 from services.recommender.generate import MLP_FILE
 from services.recommender.memory import map_arena
+from services.recommender.query import Query
 
 BATCHES = (1, 64, 256, 2048, 16384, 65536)
 ROUNDS = 7
@@ -125,7 +126,7 @@ def engines(prepared: Prepared) -> dict[str, Score]:
     columns = slice(0, len(layout.fields))
     found: dict[str, Score] = {}
     for precision, folder in prepared.served.items():
-        engine = Engine(layout, arena, folder / layout.dense, max_rows=2048, num_threads=2)
+        engine = Engine(layout, arena, folder / layout.dense, num_threads=2)
         found[f"Quorum, CPU, 2 threads, {precision}"] = _score(engine, columns)
     return found
 

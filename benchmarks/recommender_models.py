@@ -80,7 +80,7 @@ class Prepared:
 
     def scores(self, ids: IntArray) -> FloatArray:
         """What scores have to be, by ONNX Runtime in fp32."""
-        session = open_session(self.served["fp32"] / self.layout.dense, 1)
+        session = open_session(self.served["fp32"] / self.layout.dense)
         found: FloatArray = session.run(None, {self.layout.outputs[0].name: self.features(ids)})[0]
         return found
 

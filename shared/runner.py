@@ -13,9 +13,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+import uvloop
 
 from shared import log
 from shared.bus import Bus, connect
@@ -28,6 +31,7 @@ from shared.tracing import recorder
 
 logger = logging.getLogger(__name__)
 C = TypeVar("C", bound=Settings)
+T = TypeVar("T")
 LOCAL_REDIS = "redis://127.0.0.1:6379/0"
 
 
@@ -87,10 +91,16 @@ def main(
                 )
             return check(process.monitor_host, process.monitor_port)
         log.set_up(process.log_level, process.log_format)
-        return asyncio.run(_serve(parts, process, bus_config, on_ready))
+        return run(_serve(parts, process, bus_config, on_ready))
     except QuorumError as error:
         print(f"quorum: {error}", file=sys.stderr)
         return 2
+
+
+def run(work: Coroutine[None, None, T]) -> T:
+    """As asyncio.run does, on the event loop that services run on."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
 
 
 async def _serve(
@@ -132,10 +142,10 @@ async def supervise(
         if not stopped.is_set():
             return _report_early_end(tasks)
         logger.info("draining")
-        deadline = loop_time() + drain_timeout_s
+        deadline = time.monotonic() + drain_timeout_s
         for service, task in tasks.items():
             service.drain()
-            await asyncio.wait([task], timeout=max(0.0, deadline - loop_time()))
+            await asyncio.wait([task], timeout=max(0.0, deadline - time.monotonic()))
         return 0
     finally:
         all_ready.cancel()
@@ -153,11 +163,6 @@ async def _when_ready(services: Sequence[Service], on_ready: Callable[[], None])
         for member in service.members():
             await member.registry.refresh()
     on_ready()
-
-
-def loop_time() -> float:
-    """Monotonic seconds of the running loop."""
-    return asyncio.get_running_loop().time()
 
 
 def _report_early_end(tasks: dict[Service, asyncio.Task[None]]) -> int:

@@ -18,6 +18,7 @@ MAX_FUNCTION_LINES = 60
 # Third-party package -> the only places that may import it.
 CONFINED = {
     "redis": ["shared/bus/"],
+    "uvloop": ["shared/runner.py"],
     "aiohttp": ["services/gateway/", "services/cli/client.py", "deploy/autoscaler/"],
     "docker": ["deploy/autoscaler/fleet.py"],
     "requests": ["deploy/autoscaler/fleet.py"],
@@ -71,6 +72,7 @@ PURE = [
     "services/recommender/layout.py",
     "services/recommender/machine_code.py",
     "services/recommender/program.py",
+    "services/recommender/query.py",
     "services/recommender/row_code.py",
     "services/recommender/sorting.py",
     "services/recommender/wiring.py",

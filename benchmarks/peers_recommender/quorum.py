@@ -12,16 +12,19 @@ import numpy as np
 
 from benchmarks.peers_recommender.touching import ByTable, by_item
 from benchmarks.peers_recommender.worker import FloatArray, IntArray, Setup, System, main
-from services.recommender.engine import SPLIT_ITEMS, Engine, Query
+from services.recommender.engine import Engine
 from services.recommender.kernel import Kernel
 from services.recommender.machine_code import RING
 from services.recommender.manifest import load_manifest
 from services.recommender.memory import map_arena
+from services.recommender.query import Query
 from services.recommender.wiring import wire
 
 Call = tuple[int, int, int, int]
 """What a kernel takes, addresses as the engine has worked them out beforehand."""
 MAX_COLUMNS = 1024
+SPLIT_ITEMS = 512
+"""From which on two threads share a gather."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +147,6 @@ class Quorum:
         for precision, served in setup.served.items():
             engine = Engine(
                 *(layout, arena, served / layout.dense),
-                max_rows=setup.max_batch,
                 num_threads=setup.threads,
             )
             systems[f"quorum:{precision}"] = _Scores(engine, num_columns)

@@ -52,7 +52,7 @@ def main() -> None:
     minutes = (time.monotonic() - started) / 60
 
     layout = shipping.write_model(trained, names, arguments.out)
-    model = load_model(arguments.out, max_rows=4096, num_threads=arguments.threads)
+    model = load_model(arguments.out, num_threads=arguments.threads)
     scorers = {
         "import-next": evaluation.served(model),
         "popularity": evaluation.popularity(names),

@@ -19,8 +19,6 @@ from services.recommender.manifest import load_manifest
 from shared.command_line import parser_of
 from shared.errors import ModelError
 
-MAX_ROWS = 4096
-
 
 def read_names(folder: Path) -> Names:
     """A served model's vocabularies; nobody counted. Raises ModelError if it has others."""
@@ -50,7 +48,7 @@ def compare(model: Path, other: Path, files: list[SourceFile]) -> tuple[int, Fig
 
 
 def _figures(folder: Path, examples: list[Example]) -> Figures:
-    model = load_model(folder, max_rows=MAX_ROWS, num_threads=1)
+    model = load_model(folder, num_threads=1)
     total = len(examples)
     return evaluation.evaluate(
         evaluation.served(model), examples, lambda done: _show(f"{folder}: {done} of {total}")

@@ -11,8 +11,8 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from services.recommender import metrics
-from services.recommender.engine import Query
 from services.recommender.model import FloatArray, Model
+from services.recommender.query import Query
 
 T = TypeVar("T")
 P = ParamSpec("P")

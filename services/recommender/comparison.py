@@ -61,7 +61,7 @@ def compare(dense: Path, quantized: Path, requests: Sequence[Samples]) -> Effect
 
 def _scores(dense: Path, requests: Sequence[Samples]) -> list[Doubles]:
     """Of each request [rows, outputs]."""
-    session = open_session(dense, 1)
+    session = open_session(dense)
     found = [session.run(None, request) for request in requests]
     return [
         np.concatenate([o.reshape(len(o), -1) for o in outputs], axis=1).astype(np.float64)

@@ -20,9 +20,8 @@ class RecommenderConfig(Settings):
         Path("models/import-next"), description="folder of a ranking model, or of its versions"
     )
     max_requests: int = Field(64, ge=1, description="requests in work at a time")
-    max_rows: int = Field(4096, ge=2, description="items scored in one pass of the MLP")
     max_items: int = Field(10_000, ge=1, description="of one request of tensors")
-    num_threads: int = Field(1, ge=1, description="of a pass")
+    num_threads: int = Field(1, ge=1, description="each scores a part of what is asked")
     memory: Memory = Field(
         "shared", description="tables are mapped, or copied: more machines give copies huge pages"
     )

@@ -18,21 +18,15 @@ from shared.errors import ModelError
 FloatArray = npt.NDArray[np.float32]
 MAX_BINDINGS = 64
 """Numbers of rows whose buffers stay bound."""
-SMALL_ROWS = 16
-"""Up to so many are computed on one thread."""
 LONE_ROWS = 32
 """Computed alone and together at the start."""
 
 
-def open_session(file: Path, num_threads: int) -> onnxruntime.InferenceSession:
-    """Raises ModelError if the graph does not load."""
+def open_session(file: Path) -> onnxruntime.InferenceSession:
+    """On the caller's thread alone. Raises ModelError if the graph does not load."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # Within a pass threads wait actively, as to wake them for each node takes longer than what they
-    # gain; between passes they sleep, since other services share these cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base
@@ -44,34 +38,74 @@ class NotFiniteError(ModelError):
 
 
 class Dense:
-    """A loaded graph, and the buffers that it reads and writes in place. Calls block."""
+    """A loaded graph, which each thread runs on buffers of its own."""
 
-    def __init__(
-        self,
-        file: Path,
-        buffers: Mapping[str, FloatArray],
-        shapes: Mapping[str, Sequence[int]],
-        num_threads: int,
-    ) -> None:
-        """`buffers` [max_rows, width], at least two rows, are the graph's inputs by name, each row
-        of a shape. Raises ModelError if the graph has others."""
-        self._file = file
-        self._session = open_session(file, num_threads)
-        # To wake other threads for a few rows takes longer than computing them.
-        self._small = open_session(file, 1) if num_threads > 1 else self._session
-        given = {i.name: (i.type, i.shape[1:]) for i in self._session.get_inputs()}
+    def __init__(self, file: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+        """`shapes` are those of a row of each input, by name. Raises ModelError if the graph has
+        others."""
+        self.file = file
+        self.session = open_session(file)
+        given = {i.name: (i.type, i.shape[1:]) for i in self.session.get_inputs()}
         wanted = {name: ("tensor(float)", list(shape)) for name, shape in shapes.items()}
         if not _agree(given, wanted):
             raise ModelError(
                 f"{file} has inputs {_shown(given)}; needed are {_shown(wanted)}, as wide as what "
                 "is looked up"
             )
-        self._inputs = {name: (buffers[name], tuple(shapes[name])) for name in given}
-        self.names = [output.name for output in self._session.get_outputs()]
-        self._bindings: dict[int, tuple[onnxruntime.IOBinding, list[FloatArray]]] = {}
-        self.outputs: list[FloatArray] = self._probe()
-        self.min_rows = 1 if self._computes_lone_rows_alike() else 2
+        rng = np.random.default_rng(0)
+        rows = {n: rng.standard_normal((LONE_ROWS, *s), np.float32) for n, s in shapes.items()}
+        together = self._try(rows)
+        self.outputs = {name: array.shape[1:] for name, array in together.items()}
+        """Shapes of a row by name."""
+        self.min_rows = 1 if self._computes_lone_rows_as(together, rows) else 2
         """Of a run, for a row to have the same bits in any."""
+
+    def require_one_score(self) -> None:
+        """Raises ModelError if the first output is more than a number a row."""
+        shape = next(iter(self.outputs.values()))
+        if shape not in ((), (1,)):
+            raise ModelError(f"{self.file} answers {list(shape)} a row; needed is one score")
+
+    def _try(self, rows: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """All outputs."""
+        names = [output.name for output in self.session.get_outputs()]
+        num_rows = len(next(iter(rows.values())))
+        try:
+            found = dict(zip(names, self.session.run(names, dict(rows)), strict=True))
+        except Exception as error:  # likewise
+            raise ModelError(f"{self.file} failed on {num_rows} rows: {error}") from error
+        for name, output in found.items():
+            if output.dtype != np.float32 or output.shape[:1] != (num_rows,):
+                raise ModelError(
+                    f"{self.file} answered {name}, {output.dtype} {list(output.shape)}, to "
+                    f"{num_rows} rows"
+                )
+        return found
+
+    def _computes_lone_rows_as(
+        self, together: Mapping[str, FloatArray], rows: Mapping[str, FloatArray]
+    ) -> bool:
+        """Whether random rows have the same bits alone. In int8 they have; in fp32 onnxruntime has
+        another kernel for one row."""
+        return all(
+            output.tobytes() == together[name][row : row + 1].tobytes()
+            for row in range(LONE_ROWS)
+            for name, output in self._try({n: a[row : row + 1] for n, a in rows.items()}).items()
+        )
+
+
+class Bound:
+    """Buffers of one thread that the graph reads and writes in place. Calls block."""
+
+    def __init__(self, dense: Dense, buffers: Mapping[str, FloatArray]) -> None:
+        """`buffers` [max_rows, ...], at least two rows, are the graph's inputs by name."""
+        self._dense = dense
+        self._inputs = buffers
+        max_rows = min(map(len, buffers.values()))
+        self._outputs = {
+            name: np.empty((max_rows, *shape), np.float32) for name, shape in dense.outputs.items()
+        }
+        self._bindings: dict[int, tuple[onnxruntime.IOBinding, list[FloatArray]]] = {}
 
     def run(self, num_rows: int) -> list[FloatArray]:
         """From the first rows of all inputs to those of all outputs, which the next run
@@ -80,69 +114,28 @@ class Dense:
         if bound is None:
             bound = self._bind(num_rows)
         binding, found = bound
-        session = self._session if num_rows > SMALL_ROWS else self._small
+        file = self._dense.file
         try:
-            session.run_with_iobinding(binding)
+            self._dense.session.run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's errors have no common base
-            raise ModelError(f"{self._file} failed on {num_rows} rows: {error}") from error
+            raise ModelError(f"{file} failed on {num_rows} rows: {error}") from error
         for output in found:
             # What is not finite makes the sum so, too; that of large numbers may be as well.
             if not isfinite(np.add.reduce(output, None)) and not np.isfinite(output).all():
-                raise NotFiniteError(f"{self._file} answered a score that is not finite")
+                raise NotFiniteError(f"{file} answered a score that is not finite")
         return found
-
-    def require_one_score(self) -> None:
-        """Raises ModelError if the first output is more than a number a row."""
-        shape = self.outputs[0].shape[1:]
-        if shape not in ((), (1,)):
-            raise ModelError(f"{self._file} answers {list(shape)} a row; needed is one score")
-
-    def _probe(self) -> list[FloatArray]:
-        """Buffers for the outputs, whose shapes a run tells."""
-        feed = {name: array[:2].reshape(2, *shape) for name, (array, shape) in self._inputs.items()}
-        try:
-            found = self._session.run(self.names, feed)
-        except Exception as error:  # likewise
-            raise ModelError(f"{self._file} failed on 2 rows: {error}") from error
-        for name, output in zip(self.names, found, strict=True):
-            if output.dtype != np.float32 or output.shape[:1] != (2,):
-                raise ModelError(
-                    f"{self._file} answered {name}, {output.dtype} {list(output.shape)}, to 2 rows"
-                )
-        max_rows = min(len(array) for array, _ in self._inputs.values())
-        return [np.empty((max_rows, *output.shape[1:]), np.float32) for output in found]
-
-    def _computes_lone_rows_alike(self) -> bool:
-        """Whether random rows have the same bits alone and together. In int8 they have; in fp32
-        onnxruntime has another kernel for one row."""
-        rng = np.random.default_rng(0)
-        for array, _ in self._inputs.values():
-            array[:LONE_ROWS] = rng.standard_normal(array[:LONE_ROWS].shape, np.float32)
-        num_rows = min(LONE_ROWS, *(len(array) for array, _ in self._inputs.values()))
-        feeds = {n: a[:num_rows].reshape(-1, *s).copy() for n, (a, s) in self._inputs.items()}
-        together = self._session.run(self.names, feeds)
-        alike = True
-        for row in range(num_rows):
-            lone = self._session.run(self.names, {n: a[row : row + 1] for n, a in feeds.items()})
-            alike &= all(
-                a.tobytes() == b[row : row + 1].tobytes()
-                for a, b in zip(lone, together, strict=True)
-            )
-        for array, _ in self._inputs.values():
-            array[:LONE_ROWS] = 0
-        return alike
 
     def _bind(self, num_rows: int) -> tuple[onnxruntime.IOBinding, list[FloatArray]]:
         if len(self._bindings) == MAX_BINDINGS:
             del self._bindings[next(iter(self._bindings))]
-        session = self._session if num_rows > SMALL_ROWS else self._small
-        binding = session.io_binding()
+        binding = self._dense.session.io_binding()
         place = ("cpu", 0, np.float32)
-        for name, (array, shape) in self._inputs.items():
-            binding.bind_input(name, *place, (num_rows, *shape), array.ctypes.data)
-        for name, array in zip(self.names, self.outputs, strict=True):
-            binding.bind_output(name, *place, (num_rows, *array.shape[1:]), array.ctypes.data)
-        found = [output[:num_rows] for output in self.outputs]
+        for name, array in self._inputs.items():
+            rows = array[:num_rows]
+            binding.bind_input(name, *place, rows.shape, rows.ctypes.data)
+        found = [array[:num_rows] for array in self._outputs.values()]
+        for name, rows in zip(self._outputs, found, strict=True):
+            binding.bind_output(name, *place, rows.shape, rows.ctypes.data)
         self._bindings[num_rows] = binding, found
         return binding, found
 

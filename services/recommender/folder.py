@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.recommender.catalogue import Items
-from services.recommender.engine import Engine
+from services.recommender.engine import SLICE_ROWS, Engine
 from services.recommender.features import NamedRows, NumberedRows, Vocabulary
 from services.recommender.ids import IdGraph
 from services.recommender.layout import Catalogue, Field, Layout
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 def load_model(
     folder: Path,
     *,
-    max_rows: int,
     num_threads: int,
+    slice_rows: int = SLICE_ROWS,
     memory: Memory = "shared",
     version: str | None = None,
 ) -> Model:
@@ -41,7 +41,7 @@ def load_model(
     _tell(folder, arena, memory)
     orders_in(layout, arena.bytes)
     engine = Engine(
-        layout, arena, folder / layout.dense, max_rows=max_rows, num_threads=num_threads
+        layout, arena, folder / layout.dense, num_threads=num_threads, slice_rows=slice_rows
     )
     wiring = wire(layout)
     graph = IdGraph(folder / layout.indices) if layout.indices else None

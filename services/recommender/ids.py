@@ -23,7 +23,7 @@ class IdGraph:
 
     def __init__(self, file: Path) -> None:
         """Raises ModelError if it does not load."""
-        self._session = open_session(file, 1)
+        self._session = open_session(file)
         self._kinds = {i.name: i.type for i in self._session.get_inputs()}
         self._names = [output.name for output in self._session.get_outputs()]
 

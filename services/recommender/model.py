@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from services.recommender.engine import Engine, Query
+from services.recommender.engine import Engine
 from services.recommender.layout import Layout
 from services.recommender.names import Names, Ranking
+from services.recommender.query import Query
 from services.recommender.tensors import Array, Tensors
 from shared.errors import InvalidRequestError
 

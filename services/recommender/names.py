@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from services.recommender.catalogue import Items
-from services.recommender.engine import Bags, Query
 from services.recommender.features import ContextRows, Vocabulary, read_context
 from services.recommender.layout import Layout
+from services.recommender.query import Bags, Query
 from services.recommender.wiring import Wiring
 
 

@@ -36,7 +36,7 @@ from services.recommender.dense import open_session
 from services.recommender.folder import load_model
 from services.recommender.layout import Layout
 from services.recommender.manifest import save_manifest
-from services.recommender.samples import MAX_ITEMS, Samples, draw_samples, read_samples
+from services.recommender.samples import Samples, draw_samples, read_samples
 from shared.command_line import parser_of
 from shared.errors import ModelError
 from shared.lm.manifest import checksum
@@ -99,7 +99,7 @@ class _Slices:
 
 
 def _check_samples(dense: Path, samples: Mapping[str, FloatArray]) -> None:
-    shapes = {i.name: i.shape[1:] for i in open_session(dense, 1).get_inputs()}
+    shapes = {i.name: i.shape[1:] for i in open_session(dense).get_inputs()}
     if samples.keys() != shapes.keys():
         raise ModelError(
             f"samples are of {', '.join(sorted(samples)) or 'nothing'}; {dense} has inputs "
@@ -174,7 +174,7 @@ def _gather(
     folder: Path, samples: Path | int, seed: int
 ) -> tuple[Layout, list[Samples], list[Samples]]:
     """Samples to set scales by, and others to show what int8 changes."""
-    model = load_model(folder, max_rows=MAX_ITEMS, num_threads=1)
+    model = load_model(folder, num_threads=1)
     if isinstance(samples, int):
         if not 1 <= samples <= MAX_REQUESTS:
             raise ModelError(f"{samples} random requests; allowed are 1 to {MAX_REQUESTS}")

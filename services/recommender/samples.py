@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from services.recommender.engine import Bags, Query
 from services.recommender.layout import Field, Layout
 from services.recommender.model import Model
+from services.recommender.query import Bags, Query
 from services.recommender.tensors import Array
 from shared.errors import InvalidRequestError, ModelError
 

@@ -55,7 +55,6 @@ class ServedVersions:
             model = await asyncio.to_thread(
                 load_model,
                 folder,
-                max_rows=config.max_rows,
                 num_threads=config.num_threads,
                 memory=config.memory,
                 version=version,

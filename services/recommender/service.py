@@ -13,8 +13,8 @@ from services.recommender.batcher import Batcher
 from services.recommender.config import RecommenderConfig
 from services.recommender.dense import NotFiniteError
 from services.recommender.description import describe
-from services.recommender.engine import Query
 from services.recommender.model import Model
+from services.recommender.query import Query
 from services.recommender.ranking import top
 from services.recommender.served import ServedVersions
 from services.recommender.versions import VersionError

@@ -246,7 +246,7 @@ def _undescribed(dense: Path, arrays: Mapping[str, Array]) -> Source:
 def _graph_inputs(dense: Path) -> list[Tensor]:
     if not dense.is_file():
         raise ModelError(f"{dense} is not there")
-    session = open_session(dense, 1)
+    session = open_session(dense)
     found = []
     for given in session.get_inputs():
         shape = [size if isinstance(size, int) else -1 for size in given.shape[1:]]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from services.recommender.engine import Bags, Query
 from services.recommender.ids import IdGraph
 from services.recommender.layout import Field, Layout, Tensor
+from services.recommender.query import Bags, Query
 from services.recommender.wiring import Wiring
 from shared.errors import InvalidRequestError
 

@@ -171,7 +171,7 @@ class Engine:
                 share.job.session.num_cached = share.start + passed.num_kept[n]
                 if not share.job.done.done():
                     share.job.done.set_result(passed.verified(n, share))
-                    self._away[share.job.session.id] = loop.time()
+                    self._away[share.job.session.id] = time.monotonic()
 
     def _account(self, load: Load, shares: Sequence[Share], passed: Passed) -> None:
         """Learns what passes cost and bring."""
@@ -183,7 +183,7 @@ class Engine:
             self._cost.observe_telling(num_tokens, num_told, seconds)
         else:
             self._cost.observe(num_tokens, took.duration_s)
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         num_emitted = sum(map(len, passed.emitted))
         if num_emitted:
             self._usual.observe(num_emitted, num_tokens)
@@ -204,7 +204,7 @@ class Engine:
         self._jobs.append(Job(session, draft, survival, done, time.perf_counter()))
         left = self._away.pop(session.id, None)
         if left is not None:
-            self._absence.observe(asyncio.get_running_loop().time() - left)
+            self._absence.observe(time.monotonic() - left)
         self._wanted.set()
         self._arrived.set()
         return await done
@@ -213,11 +213,10 @@ class Engine:
         """Waits for the requests of the last passes, which are on their way back with new drafts:
         one pass for all costs less than two. Who stays away for long is not waited for, nor longer
         than a pass over those who are there would take."""
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + self._cost.seconds(round(self._usual.num_tokens))
+        latest = time.monotonic() + self._cost.seconds(round(self._usual.num_tokens))
         while self._away:
             expected = max(self._away.values()) + self._absence.most()
-            patience_s = min(latest, expected) - loop.time()
+            patience_s = min(latest, expected) - time.monotonic()
             if patience_s <= 0:
                 break
             self._arrived.clear()

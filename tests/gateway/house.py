@@ -72,7 +72,7 @@ def write_shop(folder: Path, seed: int = 0) -> None:
 
 @cache
 def loaded(folder: Path) -> Model:
-    return load_model(folder, max_rows=64, num_threads=1)
+    return load_model(folder, slice_rows=64, num_threads=1)
 
 
 @dataclass

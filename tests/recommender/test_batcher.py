@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.recommender.batcher import Batcher
-from services.recommender.engine import Query
 from services.recommender.folder import load_model
 from services.recommender.model import Model
+from services.recommender.query import Query
 from tests.recommender.toy import ITEMS, write_toy
 
 
@@ -19,7 +19,7 @@ from tests.recommender.toy import ITEMS, write_toy
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("recommender") / "toy"
     write_toy(folder)
-    return load_model(folder, max_rows=64, num_threads=1)
+    return load_model(folder, slice_rows=64, num_threads=1)
 
 
 def num_batches() -> float:

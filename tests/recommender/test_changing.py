@@ -118,7 +118,7 @@ def expected(folder: Path, tables: dict[str, np.ndarray]) -> dict[str, float]:
     restructure(read_source(source), out, U280, ONE, lambda share, what: None)
     for name, table in kept.items():
         np.save(source / f"{name}.npy", table)
-    model = load_model(out, max_rows=64, num_threads=1)
+    model = load_model(out, slice_rows=64, num_threads=1)
     ranking = model.read({}, ITEMS)
     (scores,) = model.rank([ranking.query])
     return dict(zip(ITEMS, scores.tolist(), strict=True))

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path) -> None:
-    load_model(folder, max_rows=8, num_threads=1)
+    load_model(folder, slice_rows=8, num_threads=1)
 
 
 def edit(folder: Path, change: Callable[[Json], object]) -> None:
@@ -174,6 +174,6 @@ def test_an_mlp_with_several_outputs_a_row_is_refused_at_load(folder: Path) -> N
 def test_a_score_that_is_not_finite_fails_the_request(folder: Path) -> None:
     size = (folder / "arena.bin").stat().st_size
     replace(folder, "arena.bin", np.full(size // 4, np.nan, np.float32).tobytes())
-    model = load_model(folder, max_rows=8, num_threads=1)
+    model = load_model(folder, slice_rows=8, num_threads=1)
     with pytest.raises(ModelError, match="not finite"):
         model.rank([model.read({}, None).query])

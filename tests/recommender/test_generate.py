@@ -22,7 +22,7 @@ def make(size: str, out: Path, seed: int = 0) -> list[Table]:
 def served(source: Path, out: Path) -> Model:
     """Restructured as for the paper's board."""
     restructure(read_source(source), out, U280, Limits(), lambda share, what: None)
-    return load_model(out, max_rows=16, num_threads=1)
+    return load_model(out, slice_rows=16, num_threads=1)
 
 
 def test_the_shapes_are_the_papers() -> None:

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    return load_model(folder, max_rows=64, num_threads=1)
+    return load_model(folder, slice_rows=64, num_threads=1)
 
 
 def names_of(model: Model, ranking: Ranking) -> list[str]:
@@ -113,7 +113,7 @@ def test_scores_are_the_same_bits_whatever_is_scored_with_them(
 
 
 def test_a_long_request_is_scored_in_several_passes(folder: Path, model: Model) -> None:
-    small = load_model(folder, max_rows=2, num_threads=1)
+    small = load_model(folder, slice_rows=2, num_threads=1)
     query = model.read({"place": ["z"]}, ITEMS * 11).query
     np.testing.assert_array_equal(small.rank([query])[0], model.rank([query])[0])
 

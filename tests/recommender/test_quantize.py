@@ -18,7 +18,6 @@ from onnx import numpy_helper, parser
 
 from services.recommender.comparison import compare
 from services.recommender.dense import open_session
-from services.recommender.engine import Query
 from services.recommender.folder import load_model
 from services.recommender.generate import generate
 from services.recommender.graph import Layer, write_graph
@@ -27,6 +26,7 @@ from services.recommender.manifest import load_manifest, version_of
 from services.recommender.planner.profiles import U280
 from services.recommender.planning import Limits
 from services.recommender.quantize import quantize_dense, quantize_model
+from services.recommender.query import Query
 from services.recommender.restructure import read_source, restructure
 from services.recommender.samples import draw_samples
 from shared.errors import ModelError
@@ -77,7 +77,7 @@ def write_pooled(folder: Path) -> None:
 
 
 def inputs_of(folder: Path, count: int, seed: int) -> list[dict[str, np.ndarray]]:
-    model = load_model(folder, max_rows=4096, num_threads=1)
+    model = load_model(folder, num_threads=1)
     return draw_samples(model, folder, count, seed)
 
 
@@ -100,9 +100,6 @@ def test_scores_move_by_a_small_share_of_their_spread(
     assert found.kendall > 0.9
 
 
-SESSIONS: dict[tuple[Path, int], onnxruntime.InferenceSession] = {}
-
-
 @functools.cache
 def samples_of(folder: Path) -> dict[str, np.ndarray]:
     """Some 200 rows."""
@@ -110,14 +107,13 @@ def samples_of(folder: Path) -> dict[str, np.ndarray]:
     return joined([{n: array[: 200 // 30 + 1] for n, array in r.items()} for r in requests])
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
 @pytest.mark.parametrize("name", ["toy", "paper", "pooled"])
 @settings(max_examples=25)
 @given(st.data())
 def test_scores_are_the_same_bits_whatever_shares_the_batch(
-    folders: Path, name: str, num_threads: int, data: st.DataObject
+    folders: Path, name: str, data: st.DataObject
 ) -> None:
-    session = session_of(folders / f"{name}8" / "dense.onnx", num_threads)
+    session = session_of(folders / f"{name}8" / "dense.onnx")
     samples = samples_of(folders / name)
     num_rows = len(next(iter(samples.values())))
     order = np.random.default_rng(data.draw(st.integers(0, 1 << 30))).permutation(num_rows)
@@ -132,11 +128,9 @@ def test_scores_are_the_same_bits_whatever_shares_the_batch(
         start += size
 
 
-def session_of(file: Path, num_threads: int) -> onnxruntime.InferenceSession:
-    key = (file, num_threads)
-    if key not in SESSIONS:
-        SESSIONS[key] = open_session(*key)
-    return SESSIONS[key]
+@functools.cache
+def session_of(file: Path) -> onnxruntime.InferenceSession:
+    return open_session(file)
 
 
 def run(session: onnxruntime.InferenceSession, samples: Samples) -> np.ndarray:
@@ -144,8 +138,11 @@ def run(session: onnxruntime.InferenceSession, samples: Samples) -> np.ndarray:
     return scores
 
 
-def test_the_served_model_answers_the_same_bits_alone_and_together(folders: Path) -> None:
-    model = load_model(folders / "paper8", max_rows=64, num_threads=1)
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_the_served_model_answers_the_same_bits_alone_and_together(
+    folders: Path, num_threads: int
+) -> None:
+    model = load_model(folders / "paper8", slice_rows=64, num_threads=num_threads)
     rng = np.random.default_rng(3)
     sizes = [(c, model.layout.field(n).num_rows) for n, c in model.engine.columns.items()]
     queries = [
@@ -207,8 +204,8 @@ def test_only_layers_read_bytes(tmp_path: Path) -> None:
     )
     x = np.linspace(-1, 1, 80, dtype=np.float32).reshape(20, 4)
     quantize_dense(tmp_path / "m.onnx", tmp_path / "q.onnx", {"x": x})
-    y, doubled = open_session(tmp_path / "q.onnx", 1).run(None, {"x": x})
-    expected = open_session(tmp_path / "m.onnx", 1).run(None, {"x": x})[0]
+    y, doubled = open_session(tmp_path / "q.onnx").run(None, {"x": x})
+    expected = open_session(tmp_path / "m.onnx").run(None, {"x": x})[0]
     assert doubled.tobytes() == (x + x).tobytes()
     assert 0 < np.abs(y - expected).max() < 0.05
     graph = onnx.load(tmp_path / "q.onnx").graph
@@ -232,7 +229,7 @@ def test_the_folder_is_whole_and_only_the_dense_part_is_another(folders: Path) -
     assert names == {*after.files, "manifest.json"}
     assert all(checksum(folders / "toy8" / n) == sum_ for n, sum_ in after.files.items())
     query = {"place": ["x"], "seen": ["a", "d"]}
-    models = [load_model(folders / n, max_rows=8, num_threads=1) for n in ("toy", "toy8")]
+    models = [load_model(folders / n, slice_rows=8, num_threads=1) for n in ("toy", "toy8")]
     scores = [model.rank([model.read(query, None).query])[0] for model in models]
     np.testing.assert_allclose(*scores, atol=0.2)
     assert scores[0].tobytes() != scores[1].tobytes()

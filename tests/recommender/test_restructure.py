@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.recommender.engine import Query
 from services.recommender.folder import load_model
 from services.recommender.graph import Layer, write_graph
 from services.recommender.layout import Catalogue, Layout, Unknown
@@ -23,6 +22,7 @@ from services.recommender.planner.profiles import U280
 from services.recommender.planning import Limits
 from services.recommender.profile_file import DEFAULT, read_profile
 from services.recommender.program import ELEMENTS, Element
+from services.recommender.query import Query
 from services.recommender.restructure import main, read_source, restructure
 from services.recommender.source import (
     CandidateField,
@@ -66,7 +66,7 @@ def write(folder: Path, unknown: Unknown = "default", seed: int = 0) -> dict[str
 
 def made(source: Path, out: Path, limits: Limits) -> tuple[Layout, Model]:
     layout, _ = restructure(read_source(source), out, U280, limits, lambda share, what: None)
-    return layout, load_model(out, max_rows=8, num_threads=1)
+    return layout, load_model(out, slice_rows=8, num_threads=1)
 
 
 @pytest.fixture(scope="module")

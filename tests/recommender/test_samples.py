@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    return load_model(folder, max_rows=16, num_threads=1)
+    return load_model(folder, slice_rows=16, num_threads=1)
 
 
 def test_random_requests_have_every_item_and_are_those_of_their_seed(
@@ -89,7 +89,7 @@ def test_samples_of_a_file_are_what_the_served_model_gathers(
     np.testing.assert_array_equal(found["features"], model.engine.inputs(query)["features"])
     effect = quantize_model(folder, tmp_path / "out", tmp_path / "ids.npz")
     assert effect.num_scores == 3  # every second one
-    load_model(tmp_path / "out", max_rows=16, num_threads=1)
+    load_model(tmp_path / "out", slice_rows=16, num_threads=1)
 
 
 def test_a_broken_file_of_samples_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_numbers_are_not_drawn_but_read(folder: Path, tmp_path: Path) -> None:
     quantize_model(tmp_path / "m", tmp_path / "out", tmp_path / "ids.npz")
     scores = []
     for name in ("m", "out"):
-        model = load_model(tmp_path / name, max_rows=16, num_threads=1)
+        model = load_model(tmp_path / name, slice_rows=16, num_threads=1)
         query = model.read_tensors({**IDS, "price": price}, 16)
         scores.append(model.score([query])[0][0])
     assert 0 < np.abs(scores[0] - scores[1]).max() < 0.3

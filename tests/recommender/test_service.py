@@ -116,7 +116,7 @@ async def client(service: RecommenderService, bus: Bus) -> AsyncIterator[Client]
 
 @cache
 def loaded(folder: Path) -> Model:
-    return load_model(folder, max_rows=64, num_threads=1)
+    return load_model(folder, slice_rows=64, num_threads=1)
 
 
 def best(folder: Path, context: Context, names: list[str], k: int) -> list[tuple[str, float]]:
@@ -316,7 +316,7 @@ async def test_a_broken_folder_stops_the_start(service: RecommenderService, fold
 
 
 def test_a_wrong_setting_is_named() -> None:
-    with pytest.raises(ConfigError, match="RECOMMENDER_MAX_ROWS"):
-        load_config(RecommenderConfig, {"RECOMMENDER_MAX_ROWS": "1"})
+    with pytest.raises(ConfigError, match="RECOMMENDER_MAX_ITEMS"):
+        load_config(RecommenderConfig, {"RECOMMENDER_MAX_ITEMS": "0"})
     with pytest.raises(ConfigError, match="RECOMMENDER_MODLE"):
         load_config(RecommenderConfig, {"RECOMMENDER_MODLE": "x"})

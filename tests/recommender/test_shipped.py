@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent.parent.parent / "models" / "import-next"
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model(FOLDER, max_rows=4096, num_threads=1)
+    return load_model(FOLDER, num_threads=1)
 
 
 def best(model: Model, package: list[str], imports: list[str], k: int = 10) -> list[str]:

@@ -33,7 +33,7 @@ def pair(folder: Path, limits: Limits, counts: dict[str, np.ndarray]) -> list[Mo
     for name, own in (("plain", Counts()), ("sorted", Counts(counts, 0))):
         out = folder / name
         restructure(read_source(folder / "s"), out, U280, limits, lambda s, w: None, own)
-        models.append(load_model(out, max_rows=64, num_threads=1))
+        models.append(load_model(out, slice_rows=64, num_threads=1))
     return models
 
 
@@ -161,7 +161,7 @@ def test_the_command_sorts_what_is_wide(tmp_path: Path, capsys: pytest.CaptureFi
         main([str(tmp_path / "s"), str(tmp_path / "m"), *counts, "--min-sorted-bytes", "40"]) == 0
     )
     assert "rows by frequency of user, item\n" in capsys.readouterr().out
-    layout = load_model(tmp_path / "m", max_rows=8, num_threads=1).layout
+    layout = load_model(tmp_path / "m", slice_rows=8, num_threads=1).layout
     assert [f.name for f in layout.fields if f.order is not None] == ["user", "item"]
     assert main([str(tmp_path / "s"), str(tmp_path / "n"), *counts]) == 0
     assert "of no field: none has rows that wide" in capsys.readouterr().out

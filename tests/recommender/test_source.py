@@ -56,7 +56,7 @@ def write(folder: Path, inputs: dict[str, int]) -> Path:
 
 def serve(source: Path, out: Path) -> Model:
     restructure(read_source(source), out, U280, Limits(max_growth=9), lambda share, what: None)
-    return load_model(out, max_rows=8, num_threads=1)
+    return load_model(out, slice_rows=8, num_threads=1)
 
 
 def expected(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ def test_the_served_model_scores_as_the_network_does_and_has_learned(tmp_path: P
     assert losses[-1] < losses[0]
     trained.eval()
     shipping.write_model(trained, names, tmp_path / "m")
-    scorer = served(load_model(tmp_path / "m", max_rows=256, num_threads=1))
+    scorer = served(load_model(tmp_path / "m", num_threads=1))
     with torch.no_grad():
         inputs = network.inputs_of(examples[:40])
         expected = trained(inputs, torch.arange(len(names.modules))).numpy()

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.recommender.engine import Query
 from services.recommender.folder import load_model
 from services.recommender.planner.profiles import U280
 from services.recommender.planning import Limits
 from services.recommender.program import ELEMENTS, Element
+from services.recommender.query import Query
 from services.recommender.restructure import read_source, restructure
 from services.recommender.sorting import Counts
 from services.recommender.updates import Rows
@@ -54,7 +54,7 @@ def test_lookups_read_what_was_written_last(
     folder: Path, writes: list[tuple[str, list[int]]], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    model = load_model(folder / "m", max_rows=64, num_threads=1)
+    model = load_model(folder / "m", slice_rows=64, num_threads=1)
     rows = Rows(model.layout, model.engine.arena.bytes)
     tables = {name: np.load(folder / "s" / f"{name}.npy") for name in ROWS}
     for name, ids in writes:
@@ -71,7 +71,7 @@ def test_lookups_read_what_was_written_last(
 
 def test_a_file_that_is_mapped_stays_as_it_is(folder: Path) -> None:
     before = (folder / "m" / "arena.bin").read_bytes()
-    first, second = (load_model(folder / "m", max_rows=8, num_threads=1) for _ in range(2))
+    first, second = (load_model(folder / "m", slice_rows=8, num_threads=1) for _ in range(2))
     Rows(first.layout, first.engine.arena.bytes).write(
         "item", np.arange(90), np.ones((90, 16), np.float32)
     )
@@ -87,7 +87,7 @@ def test_rows_are_written_in_the_type_that_they_are_stored_in(
     write(tmp_path / "s")
     limits = Limits(element, max_growth=4.0)
     restructure(read_source(tmp_path / "s"), tmp_path / "m", U280, limits, lambda share, what: None)
-    model = load_model(tmp_path / "m", max_rows=64, num_threads=1)
+    model = load_model(tmp_path / "m", slice_rows=64, num_threads=1)
     values = np.linspace(-1, 1, 16, dtype=np.float32)[None]
     Rows(model.layout, model.engine.arena.bytes).write("item", np.array([7]), values)
     ids = np.array([[0, 0, 0, 0, 7]])
@@ -112,7 +112,7 @@ def test_rows_are_written_in_the_type_that_they_are_stored_in(
 def test_what_cannot_be_written_is_refused(
     folder: Path, table: str, rows: list[int], values: np.ndarray, sentence: str
 ) -> None:
-    model = load_model(folder / "m", max_rows=8, num_threads=1)
+    model = load_model(folder / "m", slice_rows=8, num_threads=1)
     writer = Rows(model.layout, model.engine.arena.bytes)
     with pytest.raises(InvalidRequestError, match=sentence):
         writer.check(table, np.array(rows), values.astype(np.float32))

@@ -43,7 +43,7 @@ class Opened:
         self.versions = Versions(folder, self.open, self.close)
 
     async def open(self, version: str, path: Path) -> Model:
-        model = await asyncio.to_thread(load_model, path, max_rows=8, num_threads=1)
+        model = await asyncio.to_thread(load_model, path, slice_rows=8, num_threads=1)
         self.log.append(f"+{version}")
         return model
 

@@ -211,7 +211,8 @@ def test_drafters_and_rules_that_are_not_known_yet_or_at_all(
             else:
                 held.append(route)
 
-        page.goto("about:blank")  # The page that is left asks no more: the first question is the next one's.
+        # The page that is left asks no more: the first question is the next one's.
+        page.goto("about:blank")
         page.route("**/v1/models", answer)
         page.route("**/openapi.json", lambda route: route.fulfill(status=503, json={}))
         with page.expect_request("**/v1/models"):

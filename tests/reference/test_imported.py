@@ -71,7 +71,7 @@ def whole(file: Path, feeds: Arrays) -> np.ndarray:
 
 def serve(file: Path, out: Path, limits: Limits = Limits(max_growth=9)) -> Model:  # noqa: B008
     restructure(read_source(file), out, U280, limits, lambda share, what: None)
-    return load_model(out, max_rows=8, num_threads=1)
+    return load_model(out, slice_rows=8, num_threads=1)
 
 
 @pytest.mark.parametrize("is_new", [False, True], ids=["torchscript", "dynamo"])

@@ -99,7 +99,7 @@ def test_only_the_environment_given_is_read(
         (VoterConfig, "VOTER_FIXED_LENGTH", "65", "less than or equal to 64"),
         (VoterConfig, "VOTER_QUORUM", "", "integer"),
         (DrafterConfig, "DRAFTER_MODELS", "", "at least 1 character"),
-        (RecommenderConfig, "RECOMMENDER_MAX_ROWS", "many", "integer"),
+        (RecommenderConfig, "RECOMMENDER_MAX_ITEMS", "many", "integer"),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(
