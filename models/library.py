@@ -211,7 +211,8 @@ def _origin(one: Wanted, say: Callable[[str], None]) -> Path:
     except ImportError as error:
         raise ModelError(f"this needs the extra `export`: {error}") from error
     except Exception as error:  # the client's errors have no base of their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = " ".join(lines[:2]) or type(error).__name__
         raise ModelError(
             f"{one.source} is no folder here, and could not be fetched from the hub: {reason}"
         ) from error
