@@ -19,7 +19,7 @@ import numpy.typing as npt
 from benchmarks.prompts import KINDS, prompts
 from benchmarks.recorded import REACH, Track, save
 from services.drafter.config import DrafterConfig
-from services.drafter.model import DraftModel, Lookup, Proposed, Want
+from services.drafter.model import DraftModel, Lookup, Proposed, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
@@ -111,7 +111,7 @@ def proposals(
             new = text.tokens[position - 1 : position] if position else text.prompt
             known = model.extend(text.name, start, new, len(text.prompt))
             assert known, text.name
-        yield model.propose(wants)
+        yield finish(model.propose(wants))
     for text in texts:
         model.release(text.name)
 

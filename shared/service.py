@@ -100,11 +100,18 @@ class Service(ABC):
         )
         self.ready.set()
 
-    async def read_inbox(self, handle: Callable[[object], Awaitable[None]]) -> None:
-        """Hands each inbox message to `handle`, one after the other, until cancelled."""
+    @asynccontextmanager
+    async def inbox(self, handle: Callable[[object], Awaitable[None]]) -> AsyncIterator[None]:
+        """While entered, hands each inbox message to `handle`, one after the other. To be entered
+        before others hear of the instance: mail for an inbox that is not there is dropped."""
         async with self.bus.receive(self.instance_id) as messages:
-            async for message in messages:
-                await handle(message)
+
+            async def read() -> None:
+                async for message in messages:
+                    await handle(message)
+
+            async with background(read()):
+                yield
 
     async def consume(
         self,

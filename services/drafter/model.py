@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from shared.generation import Sampling
 
@@ -31,11 +31,24 @@ class Proposed:
 
 
 NOTHING = Proposed([], [])
+T = TypeVar("T")
+Steps = Generator[None, None, T]
+"""Work that gives way between two passes of a model; what it returns is its result."""
+
+
+def finish(steps: Steps[T]) -> T:
+    """Takes all of them; their result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 class DraftModel(Protocol):
     """Keeps the state of a bounded number of requests; the least recently used one goes first.
-    Calls block and come from one thread."""
+    Calls block and come one after the other."""
 
     kind: str
     """`neural`, or `lookup` for one that costs next to nothing."""
@@ -46,7 +59,7 @@ class DraftModel(Protocol):
         """Takes in the context from `start` on (0: all of it). False if that does not join what
         is known of the request; the caller then needs the whole context."""
 
-    def propose(self, wants: Sequence[Want]) -> list[Proposed]:
+    def propose(self, wants: Sequence[Want]) -> Steps[list[Proposed]]:
         """A proposal for each known request, at most as long as wanted, possibly empty."""
 
     def draft_ahead(self, is_asked: Callable[[], bool]) -> int:
@@ -77,7 +90,8 @@ class Lookup:
         self.release = model.release
         self._propose = model.propose
 
-    def propose(self, wants: Sequence[Want]) -> list[Proposed]:
+    def propose(self, wants: Sequence[Want]) -> Steps[list[Proposed]]:
+        yield from ()
         return [self._propose(want.request_id, want.speculation_length) for want in wants]
 
     def draft_ahead(self, is_asked: Callable[[], bool]) -> int:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from services.drafter.model import NOTHING, Proposed, Want
+from services.drafter.model import NOTHING, Proposed, Steps, Want
 from shared.generation import Sampling
 from shared.lm.decoder import Decoder, FloatArray, Row
 from shared.lm.sampling import Place, draw_with_margins
@@ -101,7 +101,7 @@ class NeuralModel:
         state.extend(start, tokens)
         return True
 
-    def propose(self, wants: Sequence[Want]) -> list[Proposed]:
+    def propose(self, wants: Sequence[Want]) -> Steps[list[Proposed]]:
         """Drafts for all requests in step, one token of each a pass."""
         # More requests may have come in at once than there are slots: the evicted propose nothing.
         lengths = {w.request_id: self._aim(w) for w in wants if w.request_id in self._states}
@@ -110,6 +110,7 @@ class NeuralModel:
         self._prefill([state for name, state in states.items() if lengths[name]])
         while short := [s for name, s in states.items() if len(s.path) < lengths[name]]:
             self._step(short)
+            yield
         for want in wants:
             if want.ahead and lengths.get(want.request_id):
                 # As if all were accepted, and the model's own next token were the target's.

@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf, isinf
 from pathlib import Path
 
 from services.drafter import metrics
 from services.drafter.config import DrafterConfig
-from services.drafter.model import NOTHING, DraftModel, Lookup, Want
+from services.drafter.model import NOTHING, DraftModel, Lookup, Steps, T, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
@@ -33,9 +34,15 @@ from shared.service import Service, background
 from shared.tracing import Span, Value, current
 
 logger = logging.getLogger(__name__)
+Proposals = list[tuple[DraftRequest, Proposal]]
 
-QUICK_TOKENS = 64
+LOOKUP_TOKENS = 64
 """New context that a lookup takes in within the event loop: a tenth of a millisecond."""
+QUICK_TOKENS = 16
+QUICK_PASS_S = 0.001
+"""Likewise for what is computed: new context, and what a pass over it takes of a core."""
+_RECENT = 8
+"""Passes that count for the latter."""
 
 
 class DrafterService(Service):
@@ -61,6 +68,8 @@ class DrafterService(Service):
         self._traced: list[tuple[DraftRequest, Span]] = []
         """Of the requests that wait, those whose rounds are traced."""
         self._wanted = asyncio.Event()
+        self._pass_s = inf
+        """Of a core, for a pass over little new context."""
 
     async def load(self) -> None:
         self._model = await asyncio.to_thread(self._load_model)
@@ -68,7 +77,7 @@ class DrafterService(Service):
 
     async def serve(self) -> None:
         """Works until drained; proposals are soft, so there is nothing to finish."""
-        async with background(self._draft(), self.read_inbox(self._receive)):
+        async with self.inbox(self._receive), background(self._draft()):
             await self.announce(
                 {
                     "kind": self._model.kind,
@@ -95,10 +104,7 @@ class DrafterService(Service):
             traced, self._traced = self._traced, []
             started = time.perf_counter()
             try:
-                if self._is_quick(batch):
-                    proposals = self._work(batch, started)
-                else:
-                    proposals = await asyncio.to_thread(self._work, batch, started)
+                proposals = await self._work(batch, started)
             except Exception:  # a batch that cannot be drafted costs its proposals, not the drafter
                 logger.exception("no proposals for %d messages", len(batch))
                 continue
@@ -113,10 +119,32 @@ class DrafterService(Service):
                 except Exception:  # costs nobody anything: the next round drafts as ever
                     logger.exception("nothing drafted ahead")
 
-    def _is_quick(self, batch: Sequence[DraftRequest | Release]) -> bool:
-        """Whether the work takes less time than a thread takes to begin on a busy machine."""
+    async def _work(self, batch: Sequence[DraftRequest | Release], started: float) -> Proposals:
+        """Within the event loop what takes less than a thread waits for the interpreter, which the
+        loop and other drafters hold, and for a core, which the target's threads do."""
         num_tokens = sum(len(message.tokens) for message in batch)
-        return self._model.kind == "lookup" and num_tokens <= QUICK_TOKENS
+        steps = self._propose(batch, started)
+        is_quick = num_tokens <= LOOKUP_TOKENS
+        if self._model.kind != "lookup":
+            is_quick = num_tokens <= QUICK_TOKENS and self._pass_s <= QUICK_PASS_S
+            if num_tokens <= QUICK_TOKENS:
+                steps = self._timed(steps)
+        return await (_giving_way(steps) if is_quick else asyncio.to_thread(finish, steps))
+
+    def _timed(self, steps: Steps[T]) -> Steps[T]:
+        """Learns what a pass takes of a core, however long it waits for one."""
+        while True:
+            began = time.thread_time()
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            finally:
+                took_s = time.thread_time() - began
+                known_s = took_s if isinf(self._pass_s) else self._pass_s
+                self._pass_s = known_s + (took_s - known_s) / _RECENT
+            yield
 
     def _trace(self, traced: Sequence[tuple[DraftRequest, Span]], started: float) -> None:
         """A batch that ends now, as a span in each round that it was for."""
@@ -133,9 +161,7 @@ class DrafterService(Service):
         num_tokens = self._model.draft_ahead(lambda: bool(self._inbound))
         metrics.AHEAD_TOKENS.labels(self.name).inc(num_tokens)
 
-    def _work(
-        self, batch: list[DraftRequest | Release], started: float
-    ) -> list[tuple[DraftRequest, Proposal]]:
+    def _propose(self, batch: Sequence[DraftRequest | Release], started: float) -> Steps[Proposals]:
         """Takes in all contexts, in order, then drafts for the newest round of each request."""
         newest: dict[str, tuple[DraftRequest, bool]] = {}
         for message in batch:
@@ -149,7 +175,7 @@ class DrafterService(Service):
                 )
                 newest[message.request_id] = (message, is_synced)
         synced = [request for request, is_synced in newest.values() if is_synced]
-        proposed = self._model.propose(
+        proposed = yield from self._model.propose(
             [Want(r.request_id, r.speculation_length, r.sampling, r.ahead) for r in synced]
         )
         found = {r.request_id: p for r, p in zip(synced, proposed, strict=True)}
@@ -172,6 +198,17 @@ class DrafterService(Service):
             )
 
         return [(r, proposal(r, is_synced)) for r, is_synced in newest.values()]
+
+
+async def _giving_way(steps: Steps[T]) -> T:
+    """Takes all of them, and lets the event loop do other work in between; their result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        await asyncio.sleep(0)
 
 
 def build(config: DrafterConfig, bus: Bus, bus_config: BusConfig) -> list[Service]:

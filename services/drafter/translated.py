@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from services.drafter.model import NOTHING, DraftModel, Proposed, Want
+from services.drafter.model import NOTHING, DraftModel, Proposed, Steps, Want
 from services.drafter.translation import Pair, Translation
 from shared.generation import Sampling
 from shared.tokens import common_length
@@ -45,7 +45,7 @@ class TranslatedModel:
         self._tell(request_id, before, translation.own)
         return True
 
-    def propose(self, wants: Sequence[Want]) -> list[Proposed]:
+    def propose(self, wants: Sequence[Want]) -> Steps[list[Proposed]]:
         known = [want for want in wants if want.request_id in self._translations]
         own = [
             replace(
@@ -57,11 +57,12 @@ class TranslatedModel:
             )
             for want in known
         ]
+        drafted = yield from self._model.propose(own)
         found = {
             want.request_id: self._translations[want.request_id].back(
                 proposed, want.speculation_length
             )
-            for want, proposed in zip(known, self._model.propose(own), strict=True)
+            for want, proposed in zip(known, drafted, strict=True)
         }
         return [found.get(want.request_id, NOTHING) for want in wants]
 

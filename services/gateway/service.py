@@ -86,7 +86,7 @@ class GatewayService(Service):
         )
         await runner.setup()
         try:
-            async with background(self.read_inbox(self._receive), self._follow_targets()):
+            async with self.inbox(self._receive), background(self._follow_targets()):
                 await self._listen(runner)
                 await self.announce({"port": str(self.port)})
                 await self.draining.wait()

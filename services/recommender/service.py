@@ -60,7 +60,7 @@ class RecommenderService(Service):
         most = self._config.max_requests
         watching = self._watch()
         try:
-            async with background(self._batcher.run(), self.read_inbox(self._receive), watching):
+            async with self.inbox(self._receive), background(self._batcher.run(), watching):
                 await self.announce(self._attributes())
                 async with asyncio.TaskGroup() as work:
                     names, tensors = recommend_requests(self.name), score_requests(self.name)

@@ -97,8 +97,9 @@ class VerifierService(Service):
         manifest = self._decoder.manifest
         self._show()
         try:
-            async with background(
-                self._engine.run(), self.read_inbox(self._receive), self._end_orphans()
+            async with (
+                self.inbox(self._receive),
+                background(self._engine.run(), self._end_orphans()),
             ):
                 await self.announce(
                     {

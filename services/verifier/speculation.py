@@ -167,7 +167,8 @@ class Speculation:
         ahead: bool,
     ) -> None:
         """One message to all, or one for each point from which some lack the context."""
-        inboxes = [voter.inbox, *(drafter.inbox for drafter in drafters)]
+        # The voter last: it has time to learn from the last round while others draft for this one.
+        inboxes = [*(drafter.inbox for drafter in drafters), voter.inbox]
         for start, group in _by_start(session, inboxes).items():
             request = DraftRequest(
                 request_id=session.id,

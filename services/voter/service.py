@@ -61,8 +61,9 @@ class VoterService(Service):
 
     async def serve(self) -> None:
         """Works until drained; drafts are soft, so there is nothing to finish."""
-        async with background(
-            self.read_inbox(self._receive), self._send_drafts(), self._share_weights()
+        async with (
+            self.inbox(self._receive),
+            background(self._send_drafts(), self._share_weights()),
         ):
             await self.announce({})
             await self.draining.wait()

@@ -26,10 +26,11 @@ from tests.test_docs import CONFIGS
 
 COMPOSE = "docker-compose.yml"
 SWARM = "deploy/swarm.yml"
-OF_SERVICES = {"up", "ps", "logs", "stop", "start", "restart", "build", "port", "exec"}
-"""Subcommands of docker compose whose words are services; of two only the first is one."""
-FIRST_ALONE = {"exec", "port"}
-WITH_VALUE = ("--scale", "--index", "--tail")
+OF_SERVICES = {"up", "ps", "logs", "stop", "start", "restart", "build", "port", "exec",
+               "run"}  # fmt: skip
+"""Subcommands of docker compose whose words are services; of three only the first is one."""
+FIRST_ALONE = {"exec", "port", "run"}
+WITH_VALUE = ("--scale", "--index", "--tail", "-v")
 PATIENCE_S = 60
 
 
@@ -165,7 +166,7 @@ def _positional(command: str, rest: list[str], services: Mapping[str, object]) -
         word = rest.pop(0)
         if not word.startswith("-"):
             found.append(word)
-            if command == "exec":
+            if command in ("exec", "run"):
                 return [*found, *rest]  # what is run within
             continue
         described = re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", options)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.drafter.model import NOTHING, Want
+from services.drafter.model import NOTHING, Want, finish
 from services.drafter.neural import NeuralModel
 from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
@@ -62,7 +62,7 @@ def test_after_any_rejections_it_proposes_what_it_would_from_nothing(
     context = tokens(prompt, prompt)
     assert model.extend("r", 0, context, prompt)
     for number, (length, accepted, is_own, num_ahead) in enumerate(rounds):
-        (proposal,) = model.propose([Want("r", length, sampling, num_ahead > 0)])
+        (proposal,) = finish(model.propose([Want("r", length, sampling, num_ahead > 0)]))
         assert proposal.tokens == fresh(folder, context, length, sampling)
         assert len(proposal.margins) == len(proposal.tokens)
         assert all(margin >= 0 for margin in proposal.margins)
@@ -81,7 +81,7 @@ def test_requests_are_drafted_together_as_alone(folder: Path) -> None:
     for name, context in contexts.items():
         model.extend(name, 0, context, len(context))
     lengths = {name: 2 + 2 * n for n, name in enumerate(contexts)}
-    proposals = model.propose([Want(name, lengths[name], GREEDY) for name in contexts])
+    proposals = finish(model.propose([Want(name, lengths[name], GREEDY) for name in contexts]))
     for (name, context), proposal in zip(contexts.items(), proposals, strict=True):
         assert proposal.tokens == fresh(folder, context, lengths[name], GREEDY)
 
@@ -103,7 +103,7 @@ def test_the_least_recently_used_request_makes_room(folder: Path) -> None:
     assert not model.extend("b", 2, [6], 2)
     assert model.extend("a", 3, [6], 2)
     # A request that was pushed out proposes nothing; the others are served.
-    b, c = model.propose([Want("b", 3, GREEDY), Want("c", 3, GREEDY)])
+    b, c = finish(model.propose([Want("b", 3, GREEDY), Want("c", 3, GREEDY)]))
     assert b == NOTHING
     assert c.tokens == fresh(folder, [7], 3, GREEDY)
 
@@ -112,10 +112,10 @@ def test_a_proposal_ends_with_the_models_context(folder: Path) -> None:
     model = build(folder)
     context = tokens(1, MAX_CONTEXT - 2)
     model.extend("r", 0, context, len(context))
-    (proposal,) = model.propose([Want("r", 12, GREEDY)])
+    (proposal,) = finish(model.propose([Want("r", 12, GREEDY)]))
     assert len(proposal.tokens) == 3
     model.extend("r", len(context), [*proposal.tokens, 5, 6], len(context))
-    assert model.propose([Want("r", 12, GREEDY)]) == [NOTHING]
+    assert finish(model.propose([Want("r", 12, GREEDY)])) == [NOTHING]
 
 
 def test_a_released_request_is_forgotten_and_its_slot_used_again(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_released_request_is_forgotten_and_its_slot_used_again(folder: Path) -
     for number in range(3):
         context = tokens(number, 10)
         model.extend(str(number), 0, context, 10)
-        (proposal,) = model.propose([Want(str(number), 4, GREEDY)])
+        (proposal,) = finish(model.propose([Want(str(number), 4, GREEDY)]))
         assert proposal.tokens == fresh(folder, context, 4, GREEDY)
         model.release(str(number))
         model.release("never seen")
@@ -136,16 +136,16 @@ def test_what_was_drafted_ahead_needs_no_pass_when_it_is_asked_for(folder: Path)
     model = build(folder)
     context = tokens(1, 9)
     model.extend("r", 0, context, 9)
-    (first,) = model.propose([Want("r", 4, GREEDY, ahead=True)])
+    (first,) = finish(model.propose([Want("r", 4, GREEDY, ahead=True)]))
     assert first.num_ready == 0
     assert model.draft_ahead(lambda: False) == 5
     assert model.draft_ahead(lambda: False) == 0
     text = fresh(folder, context, 15, GREEDY)
     model.extend("r", 9, text[:5], 9)
-    (second,) = model.propose([Want("r", 6, GREEDY)])
+    (second,) = finish(model.propose([Want("r", 6, GREEDY)]))
     assert (second.tokens, second.num_ready) == (text[5:11], 4)
     model.extend("r", 14, [*text[5:7], 7], 9)
-    (third,) = model.propose([Want("r", 2, GREEDY)])
+    (third,) = finish(model.propose([Want("r", 2, GREEDY)]))
     assert third.num_ready == 0
 
 
@@ -154,9 +154,9 @@ def test_the_rest_of_a_path_is_there_although_nothing_was_drafted_ahead(folder: 
     model = build(folder)
     context = tokens(1, 9)
     model.extend("r", 0, context, 9)
-    (first,) = model.propose([Want("r", 6, GREEDY)])
+    (first,) = finish(model.propose([Want("r", 6, GREEDY)]))
     model.extend("r", 9, first.tokens[:3], 9)
-    (second,) = model.propose([Want("r", 4, GREEDY)])
+    (second,) = finish(model.propose([Want("r", 4, GREEDY)]))
     assert second.tokens[:3] == first.tokens[3:]
     assert second.num_ready == 3
 
@@ -164,7 +164,7 @@ def test_the_rest_of_a_path_is_there_although_nothing_was_drafted_ahead(folder: 
 def test_it_stops_drafting_ahead_as_soon_as_it_is_asked(folder: Path) -> None:
     model = build(folder)
     model.extend("r", 0, tokens(1, 9), 9)
-    model.propose([Want("r", 6, GREEDY, ahead=True)])
+    finish(model.propose([Want("r", 6, GREEDY, ahead=True)]))
     assert model.draft_ahead(lambda: True) == 0
     model.release("r")
     assert model.draft_ahead(lambda: False) == 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from services.drafter import metrics
 from services.drafter.config import DrafterConfig
-from services.drafter.service import build
+from services.drafter.model import Proposed, Steps, Want
+from services.drafter.service import DrafterService, build
 from shared.bus import Bus
 from shared.config import BusConfig
 from shared.errors import ConfigError
@@ -138,3 +141,76 @@ async def test_it_drafts_ahead_while_nobody_asks(
     await voter.ask(small, request(text[:5], start=4, number=1, length=4, request_id="q"))
     proposal = await voter.proposal()
     assert (proposal.tokens, proposal.num_ready) == (text[5:9], 4)
+
+
+class Paced:
+    """A draft model that says on which thread its passes run, and how often the event loop came to
+    something else between them. Each takes a core for so long."""
+
+    kind = "neural"
+
+    def __init__(self) -> None:
+        self.pass_s = 0.0
+        self.threads: list[int] = []
+        self.num_turns = 0
+        self.turns_before: list[int] = []
+        self._loop = asyncio.get_running_loop()
+
+    def turn(self) -> None:
+        self.num_turns += 1
+
+    def extend(self, request_id: str, start: int, tokens: Sequence[int], prompt: int) -> bool:
+        return True
+
+    def propose(self, wants: Sequence[Want]) -> Steps[list[Proposed]]:
+        for _ in range(wants[0].speculation_length):
+            self.threads.append(threading.get_ident())
+            self.turns_before.append(self.num_turns)
+            self._loop.call_soon_threadsafe(self.turn)
+            until = time.thread_time() + self.pass_s
+            while time.thread_time() < until:
+                pass
+            yield
+        return [Proposed([7] * want.speculation_length, []) for want in wants]
+
+    def draft_ahead(self, is_asked: Callable[[], bool]) -> int:
+        return 0
+
+    def release(self, request_id: str) -> None:
+        pass
+
+
+async def test_quick_passes_take_turns_with_the_event_loop_and_slow_ones_have_a_thread(
+    bus: Bus, bus_config: BusConfig, voter: Voter
+) -> None:
+    model = Paced()
+    drafter = DrafterService("paced", lambda: model, bus, bus_config)
+    own, number = threading.get_ident(), 0
+
+    async def is_here(*, num_tokens: int = 2) -> bool:
+        nonlocal number
+        model.threads.clear()
+        model.turns_before.clear()
+        number += 1
+        await voter.ask(drafter, request([5] * num_tokens, number=number, length=5))
+        assert (await voter.proposal()).tokens == [7] * 5
+        assert len(model.threads) == 5
+        assert len(set(model.threads)) == 1
+        return model.threads[0] == own
+
+    async with running(drafter):
+        assert not await is_here()  # how quick it is nobody knows yet
+        model.num_turns = 0
+        assert await is_here()
+        assert model.turns_before == [0, 1, 2, 3, 4]
+        assert not await is_here(num_tokens=17)  # much to read first
+        assert await is_here()
+        model.pass_s = 0.01
+        assert await is_here()  # nobody knows yet
+        assert not await is_here()
+        model.pass_s = 0.0
+        for _ in range(20):
+            if await is_here():
+                break
+        else:
+            pytest.fail("it never came back to the event loop")

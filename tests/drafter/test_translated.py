@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from tokenizers import Tokenizer
 
 from services.drafter.config import DrafterConfig
-from services.drafter.model import NOTHING, Want
+from services.drafter.model import NOTHING, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.service import build as build_drafters
 from services.drafter.translated import TranslatedModel
@@ -187,7 +187,7 @@ def test_it_proposes_what_the_target_says_as_the_context_grows(toys: Path) -> No
     text = text_of(toys, context, 20)
     assert model.extend("r", 0, context, 3)
     for start in range(0, 16, 2):
-        (found,) = model.propose([Want("r", 3, WARM, ahead=True)])
+        (found,) = finish(model.propose([Want("r", 3, WARM, ahead=True)]))
         assert found.tokens == text[start : start + 3]
         assert len(found.margins) == 3
         assert model.extend("r", len(context), text[start : start + 2], 3)
@@ -197,19 +197,19 @@ def test_it_proposes_what_the_target_says_as_the_context_grows(toys: Path) -> No
 def test_a_context_that_turns_another_way_is_followed(toys: Path) -> None:
     model = build(toys)
     model.extend("r", 0, [5, 6, 7, 8], 4)
-    model.propose([Want("r", 4, GREEDY)])
+    finish(model.propose([Want("r", 4, GREEDY)]))
     assert model.extend("r", 2, [9], 4)
-    (found,) = model.propose([Want("r", 4, GREEDY)])
+    (found,) = finish(model.propose([Want("r", 4, GREEDY)]))
     assert found.tokens == text_of(toys, [5, 6, 9], 4)
 
 
 def test_what_was_drafted_ahead_is_there(toys: Path) -> None:
     model = build(toys)
     model.extend("r", 0, [5, 6, 7], 3)
-    (first,) = model.propose([Want("r", 4, GREEDY, ahead=True)])
+    (first,) = finish(model.propose([Want("r", 4, GREEDY, ahead=True)]))
     assert model.draft_ahead(lambda: False) > 0
     model.extend("r", 3, text_of(toys, [5, 6, 7], 5), 3)
-    (second,) = model.propose([Want("r", 3, GREEDY)])
+    (second,) = finish(model.propose([Want("r", 3, GREEDY)]))
     assert (first.num_ready, second.num_ready) == (0, 3)
 
 
@@ -221,7 +221,7 @@ def test_an_unknown_request_needs_its_whole_context_and_the_oldest_makes_room(to
     assert not model.extend("a", 2, [7], 2)
     assert model.extend("b", 2, [7], 2)
     assert not model.extend("c", 4, [7], 2)
-    a, b = model.propose([Want("a", 3, GREEDY), Want("b", 3, GREEDY)])
+    a, b = finish(model.propose([Want("a", 3, GREEDY), Want("b", 3, GREEDY)]))
     assert a == NOTHING
     assert b.tokens == text_of(toys, [5, 6, 7], 3)
     model.release("b")
@@ -231,9 +231,9 @@ def test_an_unknown_request_needs_its_whole_context_and_the_oldest_makes_room(to
 def test_nothing_is_proposed_beyond_the_models_context_nor_where_none_is_wanted(toys: Path) -> None:
     model = build(toys)
     model.extend("r", 0, [5] * (MAX_CONTEXT + 1), 3)
-    assert model.propose([Want("r", 4, GREEDY)]) == [NOTHING]
+    assert finish(model.propose([Want("r", 4, GREEDY)])) == [NOTHING]
     model.extend("q", 0, [5, 6], 3)
-    assert model.propose([Want("q", 0, GREEDY)]) == [NOTHING]
+    assert finish(model.propose([Want("q", 0, GREEDY)])) == [NOTHING]
 
 
 async def test_only_draft_models_of_other_tokens_are_translated_for(toys: Path) -> None:

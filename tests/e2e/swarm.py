@@ -39,6 +39,15 @@ class Swarm:
 
     def up(self) -> None:
         """Deploys with images built here. Does not wait for health."""
+        self.prepare()
+        self._run(str(ROOT / "deploy" / "swarm-secrets.sh"), self.name)
+        self._run(
+            "docker", "stack", "deploy", "--resolve-image", "never", "-c", str(FILE), self.name,
+            MODELS=str(ROOT / "models"), **self.settings(),
+        )  # fmt: skip
+
+    def prepare(self) -> None:
+        """A swarm, and images for it."""
         self._join()
         self._run("docker", "compose", "build", "--quiet")
         image = f"{os.environ.get('IMAGE_PREFIX', 'quorum')}-voter:0.1.0"
@@ -46,12 +55,11 @@ class Swarm:
         self.has_mesh = "ip_vs" in self.client.containers.run(
             image, ["-c", "ls /proc/net"], entrypoint="sh", network_mode="host", remove=True
         ).decode()  # fmt: skip
-        self._run(str(ROOT / "deploy" / "swarm-secrets.sh"), self.name)
+
+    def settings(self) -> dict[str, str]:
+        """What deploy/swarm.yml needs to be told here."""
         ports = {"PORT": str(PORT)} if self.has_mesh else {"PORT": "0", "PORT_MODE": "host"}
-        self._run(
-            "docker", "stack", "deploy", "--resolve-image", "never", "-c", str(FILE), self.name,
-            SECRETS=self.name, MODELS=str(ROOT / "models"), **ports,
-        )  # fmt: skip
+        return {"SECRETS": self.name, **ports}
 
     def down(self) -> None:
         try:

@@ -30,7 +30,7 @@ from shared.messages import (
     PromptLogprobs,
     Tokens,
 )
-from shared.service import Service, Terminal, background
+from shared.service import Service, Terminal
 from shared.topics import batch_generate_requests, generate_requests
 from tests.system import running
 
@@ -94,7 +94,7 @@ class ScriptedVerifier(Service):
         self.cancels: dict[str, asyncio.Event] = {}
 
     async def serve(self) -> None:
-        async with background(self.read_inbox(self._receive)):
+        async with self.inbox(self._receive):
             await self.announce({})
             topic, low = generate_requests(MODEL), batch_generate_requests(MODEL)
             await self.consume(topic, self._play, self.num_places, low=low)

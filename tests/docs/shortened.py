@@ -1,0 +1,121 @@
+"""Commands of the documents that are run with less than they would take: benchmarks with fewer
+rounds, and models of a few random weights in the place of a hub's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+from tests.docs.blocks import ROOT, Command
+from tests.docs.conftest import as_shipped
+from tests.docs.running import Terminal, run
+from tests.vocabularies import byte_level
+
+SHORTER = {
+    "benchmarks.gateway --seconds 10 --rounds 5":
+        "benchmarks.gateway --seconds 0.1 --rounds 1 --only embedded",
+    "benchmarks.record --groups 2": "benchmarks.record --groups 1 --tokens 32 --noise-groups 0",
+    "benchmarks.rows --scale 0.1": "benchmarks.rows --scale 0.001 --seconds 0.5",
+    "--minutes 60": "--steps 2 --max-tokens 16",
+}  # fmt: skip
+"""What a document has, and what is run."""
+PROMPTS = tuple(f"    def {name}(self):\n        " for name in ("close", "read", "write", "parse"))
+END = "<|im_end|>"
+CONTEXT = 256
+
+
+def shorter(text: str) -> str:
+    for written, run_instead in SHORTER.items():
+        text = text.replace(written, run_instead)
+    return text
+
+
+def benchmark(command: Command, terminal: Terminal) -> None:
+    """Whatever it writes is written to the clone."""
+    assert run(command, terminal, shorter(command.text))
+
+
+def add(command: Command, terminal: Terminal) -> None:
+    """A target and a draft model, which no block before has added. What a command has made once is
+    there at once the next time that a document has it."""
+    models = terminal.world.folder / "models"
+    kept = terminal.world.folder.with_name(f"added-{zlib.crc32(command.text.encode())}")
+    if kept.exists():
+        shutil.rmtree(models)
+        shutil.copytree(kept, models, symlinks=True)
+        return
+    as_shipped(terminal.world.folder)
+    run(command, terminal, _of_folders(command.text, terminal.world.folder))
+    assert _served(models)["mine"]["drafters"]
+    shutil.copytree(models, kept, symlinks=True)
+
+
+def remove(command: Command, terminal: Terminal) -> None:
+    """What the block has added."""
+    models = terminal.world.folder / "models"
+    assert "mine" in _served(models)
+    run(command, terminal)
+    assert _served(models) == _served(ROOT / "models")
+
+
+def export(command: Command, terminal: Terminal) -> None:
+    """A target."""
+    run(command, terminal, _of_folders(command.text, terminal.world.folder))
+
+
+def distill(command: Command, terminal: Terminal) -> None:
+    """From the served target's answers to a few prompts, by two steps of training."""
+    folder = terminal.world.folder
+    as_shipped(folder)
+    (folder / "models" / "mine").symlink_to(ROOT / "models" / "quorum-6m")
+    lines = [json.dumps({"prompt": prompt}) for prompt in PROMPTS]
+    (folder / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    run(command, terminal, shorter(command.text))
+    assert (folder / "models" / "my-drafter" / "distilled.json").is_file()
+    as_shipped(folder)
+
+
+def _served(models: Path) -> Any:
+    return json.loads((models / "served.json").read_text())
+
+
+def _of_folders(text: str, clone: Path) -> str:
+    """The command, with a folder of that name for each model of the hub."""
+    for name in set(re.findall(r"Qwen/[\w.-]+", text)):
+        text = text.replace(name, str(_source(clone.parent / "hub" / name)))
+    return text
+
+
+def _source(folder: Path) -> Path:
+    """As transformers saves it: a model of random weights, and a tokenizer trained here."""
+    if folder.exists():
+        return folder
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers warns about its own future
+        import transformers
+
+        kind = re.match(r"[A-Z][a-z]+\d", folder.name)
+        assert kind is not None, folder.name
+        tokenizer = byte_level(300, [END])
+        config = getattr(transformers, f"{kind[0]}Config")(
+            vocab_size=tokenizer.get_vocab_size() + 4,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=None,
+            eos_token_id=tokenizer.token_to_id(END),
+            pad_token_id=None,
+        )
+        getattr(transformers, f"{kind[0]}ForCausalLM")(config).save_pretrained(folder)
+        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
+        fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        fast.save_pretrained(folder)
+    return folder
