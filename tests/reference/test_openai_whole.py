@@ -201,8 +201,9 @@ def test_fewest_tokens_are_written(client) -> None:
 
 
 def test_langchain_chats_streams_and_calls(url: str) -> None:
-    langchain = pytest.importorskip("langchain_openai")
-    model = langchain.ChatOpenAI(
+    from langchain_openai import ChatOpenAI
+
+    model = ChatOpenAI(
         base_url=url, api_key="none", model=MODEL, max_tokens=150, temperature=0.0, max_retries=0
     )
     whole = model.invoke("What does textwrap.dedent do?")
