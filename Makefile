@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PORT ?= 8080
 E2E ?= e2e
+REFERENCE ?= reference
 SUITES ?= loads
 PEERS_PYTHON ?= $(PY)
 PY := $(VENV)/bin/python
@@ -63,7 +64,7 @@ test: lint types ## all that needs no Docker
 	$(PY) -m pytest
 
 test-reference: $(VENV)/.reference ## against torch, transformers and the openai client; the console in Chromium
-	$(PY) -m pytest -m reference
+	$(PY) -m pytest -m '$(REFERENCE)'
 
 test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one
 	$(PY) -m pytest -m faults

@@ -57,7 +57,7 @@ class World:
             text = text.replace(written, meaning)
         return text
 
-    def run(self, command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, patience_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
         """In a shell, as a reader would, but for the addresses; curl fails where it is refused."""
         return subprocess.run(
             ["bash", "-c", CURL + self.meant(command)],
@@ -66,7 +66,7 @@ class World:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
         )
 
 

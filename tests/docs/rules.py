@@ -42,6 +42,7 @@ def script(command: Command, terminal: Terminal) -> None:
     checks.script(file, arguments)
 
 
+LONG = "takes minutes: a thorough test runs it"
 IN_CONTAINERS = "needs Docker: tests/e2e/test_documents.py runs it"
 VARIABLES = r"([A-Z_]+=\S+ )*"
 RULES = (
@@ -62,11 +63,8 @@ RULES = (
     Rule(r"python -m services\.recommender\.profile", running.profile),
     Rule(r"python -m services\.verifier\.export", shortened.export),
     Rule(VARIABLES + r"python -m services", running.services),
-    Rule(r"python -m benchmarks\.\w*gpu", parse, "needs a GPU"),
-    Rule(r"python -m benchmarks\.recommender", parse, "takes minutes with all it compares"),
-    Rule(r"python -m benchmarks\.(plans|sorting)", parse, "fills 4 GB of memory"),
-    Rule(r"python -m benchmarks\.limits", parse, "makes a target of 110 M weights first"),
-    Rule(r"python -m benchmarks\.simulate", parse, "takes 40 s, whatever it is given"),
+    Rule(r"python -m benchmarks\.recommender --large", parse, "fills 16 GB of memory"),
+    Rule(r"python -m benchmarks\.(\w*gpu|recommender|plans|sorting|limits|simulate)", parse, LONG),
     Rule(r"python -m benchmarks\.", shortened.benchmark),
     Rule(VARIABLES + r"make serve", running.serve),
     Rule(r"make test", make, "it is what runs this"),

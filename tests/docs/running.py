@@ -13,7 +13,7 @@ import pytest
 
 from tests.docs import checks
 from tests.docs.blocks import ROOT, Command, same_shape, words
-from tests.docs.conftest import ADDRESS, World
+from tests.docs.conftest import ADDRESS, PATIENCE_S, World
 from tests.docs.jobs import Jobs
 
 OFFLINE = "--no-index --no-build-isolation" if importlib.util.find_spec("setuptools") else ""
@@ -33,10 +33,16 @@ class Terminal:
 Check = Callable[[Command, Terminal], None]
 
 
-def run(command: Command, terminal: Terminal, text: str | None = None, code: int = 0) -> str:
+def run(
+    command: Command,
+    terminal: Terminal,
+    text: str | None = None,
+    code: int = 0,
+    patience_s: float = PATIENCE_S,
+) -> str:
     """Runs it. All lines that the document shows come, but for their numbers."""
     exports = "".join(f"export {name}={value}\n" for name, value in terminal.exported.items())
-    done = terminal.world.run(exports + (text or command.text))
+    done = terminal.world.run(exports + (text or command.text), patience_s)
     assert done.returncode == code, (done.stdout, done.stderr)
     actual = done.stdout.splitlines()
     for line in command.output:

@@ -22,7 +22,7 @@ from tests.docs.conftest import ADDRESS, OTLP, REDIS, World
 from tests.docs.jobs import jobs_of
 from tests.docs.rules import RULES, rule_of
 from tests.docs.running import Terminal, run
-from tests.docs.shortened import SHORTER
+from tests.docs.shortened import LONG_S, SHORTER, SMALLER, long_benchmark
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 TERMINALS = [block for block in BLOCKS if block.language == "console"]
@@ -68,6 +68,23 @@ def test_commands_on_models_do_what_the_documents_say(
     perform(block, world, served)
 
 
+LONG = {
+    command.text: command
+    for block in TERMINALS
+    for command in commands(block.text)
+    if rule_of(command).reason == rules.LONG
+}
+
+
+@pytest.mark.reference
+@pytest.mark.thorough
+@pytest.mark.timeout(LONG_S)
+@pytest.mark.parametrize("text", LONG)
+def test_commands_that_take_minutes_run(text: str, world: World, served: tuple[str, str]) -> None:
+    with jobs_of(world) as jobs:
+        long_benchmark(LONG[text], Terminal(world, served, jobs))
+
+
 def test_no_rule_is_for_nothing_and_no_block_of_an_unknown_kind() -> None:
     known = {"console", "python", "http", "yaml", "json", "", *NO_CODE}
     assert {block.language for block in BLOCKS} <= known
@@ -77,7 +94,7 @@ def test_no_rule_is_for_nothing_and_no_block_of_an_unknown_kind() -> None:
     assert {rule.begins for rule in RULES if rule.reason} == {
         rule.begins for rule in RULES if rule.check in parsed
     }
-    for written in SHORTER:
+    for written in (*SHORTER, *SMALLER):
         assert any(written in command.text for command in texts), written
 
 
