@@ -16,8 +16,9 @@ from tests.docs.blocks import ROOT, Command, same_shape, words
 from tests.docs.conftest import ADDRESS, PATIENCE_S, World
 from tests.docs.jobs import Jobs
 
-OFFLINE = "--no-index --no-build-isolation" if importlib.util.find_spec("setuptools") else ""
-"""For pip: what is asked for is installed here, and what builds Quorum as well."""
+HAS_BUILDER = all(importlib.util.find_spec(name) for name in ("setuptools", "wheel"))
+OFFLINE = "--no-index --no-build-isolation" if HAS_BUILDER else ""
+"""For pip: what is asked for is installed here, and perhaps what builds Quorum as well."""
 
 
 @dataclass(frozen=True)
