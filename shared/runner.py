@@ -18,8 +18,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import uvloop
-
 from shared import log
 from shared.bus import Bus, connect
 from shared.check import check
@@ -99,8 +97,17 @@ def main(
 
 def run(work: Coroutine[None, None, T]) -> T:
     """As asyncio.run does, on the event loop that services run on."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
         return runner.run(work)
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed: with the gateway, whose time is mostly the loop's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 async def _serve(

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvloop
 from hypothesis import settings
 
 from shared.bus import Bus, connect
 from shared.config import BusConfig
+from shared.runner import new_event_loop
 from tests.redis_server import RedisServer
 
 # A run in the background may have it ignored, and with it all that tests start and interrupt.
@@ -29,7 +29,7 @@ settings.load_profile("steady")
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The event loop that services run on."""
-    return {"uvloop": uvloop.new_event_loop}
+    return {"services": new_event_loop}
 
 
 @pytest.fixture(scope="session")
