@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,18 @@ HEAVY = re.compile(
 """Commands that take what only the extra `reference` brings, or long."""
 
 
+SLOW = re.compile(r"models add|models\.train")
+"""Of those, what exports or trains: tests/reference does both in CI."""
+
+
 def is_heavy(block: Block) -> bool:
     return bool(HEAVY.search(block.text))
+
+
+def heavy() -> Iterator[object]:
+    for block in filter(is_heavy, TERMINALS):
+        marks = [pytest.mark.thorough] if SLOW.search(block.text) else []
+        yield pytest.param(block, id=str(block), marks=marks)
 
 
 def perform(block: Block, world: World, served: tuple[str, str]) -> None:
@@ -61,7 +72,7 @@ def test_commands_do_what_the_documents_say(
 
 @pytest.mark.reference
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("block", [b for b in TERMINALS if is_heavy(b)], ids=str)
+@pytest.mark.parametrize("block", list(heavy()))
 def test_commands_on_models_do_what_the_documents_say(
     block: Block, world: World, served: tuple[str, str]
 ) -> None:

@@ -34,6 +34,7 @@ PATIENCE_S = 90.0
 ANSWER_S = 20.0
 LOOK_EVERY_S = 0.25
 THOROUGH = {
+    "docker compose up -d --scale drafter-small=3": "starts nine containers, and replaces some",
     "docker compose build": "updates every service, one after the other",
     "docker compose -p quorum-next": "a second project beside the first",
     "docker compose -f docker-compose.yml -f deploy/drafters.yml": "starts all of it once more",

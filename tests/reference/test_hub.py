@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from shared.lm.manifest import load_manifest
 from tests.reference.hub import Hub, serving
 from tests.reference.test_models_add import TEMPLATE, write_source
 from tests.test_serve import ROOT
@@ -75,11 +74,6 @@ def test_a_target_and_its_draft_model_are_fetched_by_their_ids(hub: Hub, tmp_pat
     kept = {name.removeprefix("maker/target/") for name in fetched}
     assert kept >= NEEDED
     assert all(name.endswith((".json", ".safetensors", ".jinja")) for name in kept)
-    # As from a folder, to the byte.
-    done = add(hub, tmp_path, f"again={hub.folder / 'maker' / 'target'}")
-    assert done.returncode == 0, done.stderr
-    ids, folder = (load_manifest(tmp_path / "models" / name) for name in ("target", "again"))
-    assert ids.files == folder.files
     # What is here already is not fetched again, and needs no hub.
     hub.fetched.clear()
     done = add(hub, tmp_path, "maker/draft", "--name", "third", url=NOBODY)
