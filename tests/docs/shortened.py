@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from tests.docs.blocks import ROOT, Command
 from tests.docs.conftest import as_shipped
 from tests.docs.running import Terminal, run
+from tests.random_models import END, TEMPLATE, write_source
 from tests.vocabularies import byte_level
 
 SHORTER = {
@@ -35,7 +35,6 @@ SMALLER = {
 """Likewise, of what takes minutes all the same."""
 LONG_S = 900
 PROMPTS = tuple(f"    def {name}(self):\n        " for name in ("close", "read", "write", "parse"))
-END = "<|im_end|>"
 CONTEXT = 256
 
 
@@ -108,29 +107,8 @@ def _of_folders(text: str, clone: Path) -> str:
 
 def _source(folder: Path) -> Path:
     """As transformers saves it: a model of random weights, and a tokenizer trained here."""
-    if folder.exists():
-        return folder
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # transformers warns about its own future
-        import transformers
-
+    if not folder.exists():
         kind = re.match(r"[A-Z][a-z]+\d", folder.name)
         assert kind is not None, folder.name
-        tokenizer = byte_level(300, [END])
-        config = getattr(transformers, f"{kind[0]}Config")(
-            vocab_size=tokenizer.get_vocab_size() + 4,
-            hidden_size=64,
-            intermediate_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=CONTEXT,
-            bos_token_id=None,
-            eos_token_id=tokenizer.token_to_id(END),
-            pad_token_id=None,
-        )
-        getattr(transformers, f"{kind[0]}ForCausalLM")(config).save_pretrained(folder)
-        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
-        fast.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-        fast.save_pretrained(folder)
+        write_source(folder, kind[0], byte_level(300, [END]), CONTEXT, TEMPLATE)
     return folder

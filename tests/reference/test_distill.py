@@ -29,8 +29,8 @@ from shared.bus import connect
 from shared.config import BusConfig
 from shared.errors import ConfigError, ModelError
 from shared.lm.manifest import load_manifest
+from tests.random_models import END, write_source
 from tests.redis_server import free_port
-from tests.reference.test_models_add import write_source
 from tests.test_serve import read_until
 from tests.vocabularies import byte_level
 
@@ -306,11 +306,11 @@ def test_every_wrong_input_is_a_sentence(
     elif case == "other tokenizer":
         source = tmp_path / "quorum-6m"
         model = str(source)
-        write_source(tmp_path / "hf", "Llama", byte_level(300, ["<|im_end|>"]), 64, None)
+        write_source(tmp_path / "hf", "Llama", byte_level(300, [END]), 64, None)
         export(str(tmp_path / "hf"), source)
     elif case == "base of other tokens":
         base = str(tmp_path / "hf")
-        write_source(tmp_path / "hf", "Llama", byte_level(300, ["<|im_end|>"]), 64, None)
+        write_source(tmp_path / "hf", "Llama", byte_level(300, [END]), 64, None)
     elif case == "base of another size":
         base = str(tmp_path / "config.json")
         Path(base).write_text(json.dumps({"model_type": "llama", "vocab_size": 300}))
@@ -331,7 +331,7 @@ def test_every_wrong_input_is_a_sentence(
 
 
 def test_another_kind_of_export_cannot_be_gone_on_from(tmp_path: Path) -> None:
-    write_source(tmp_path / "hf", "Qwen2", byte_level(300, ["<|im_end|>"]), 64, None)
+    write_source(tmp_path / "hf", "Qwen2", byte_level(300, [END]), 64, None)
     export(str(tmp_path / "hf"), tmp_path / "qwen")
     with pytest.raises(ModelError, match="is an export of a qwen2"):
         distill._base(str(tmp_path / "qwen"), tmp_path / "qwen", load_manifest(tmp_path / "qwen"))

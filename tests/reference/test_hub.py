@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.random_models import END, TEMPLATE, write_source
 from tests.reference.hub import Hub, serving
-from tests.reference.test_models_add import TEMPLATE, write_source
 from tests.test_serve import ROOT
 from tests.vocabularies import byte_level
 
 pytest.importorskip("huggingface_hub")
+pytest.importorskip("torch")
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(300)]
 WEIGHTS = "model.safetensors"
 NOBODY = "http://127.0.0.1:9"
@@ -34,7 +35,7 @@ NEEDED = {
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """Two models, with what repositories hold beside: weights as pickles, code, a card."""
     folder = tmp_path_factory.mktemp("hub")
-    same = byte_level(300, ["<|im_end|>"])
+    same = byte_level(300, [END])
     for name, template in (("target", TEMPLATE), ("draft", None)):
         place = write_source(folder / "maker" / name, "Llama", same, 256, template)
         (place / "pytorch_model.bin").write_bytes(b"\x80\x04")

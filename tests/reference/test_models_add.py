@@ -6,55 +6,23 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
 
 from models import library
 from shared.errors import ModelError
 from shared.lm.manifest import load_manifest
 from tests.drafter.test_translated import GREEDY, WARM, generate, plain
+from tests.random_models import END, TEMPLATE, write_source
 from tests.vocabularies import byte_level
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(300)]
-
-END = "<|im_end|>"
-TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _quiet() -> None:
     # transformers and its dependencies warn about their own future.
     warnings.simplefilter("ignore")
-
-
-def write_source(
-    folder: Path, architecture: str, tokenizer: Tokenizer, context: int, template: str | None
-) -> Path:
-    """A random model with its tokenizer, as a training leaves them."""
-    torch.manual_seed(1)
-    config = getattr(transformers, f"{architecture}Config")(
-        vocab_size=tokenizer.get_vocab_size() + 4,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        bos_token_id=None,
-        eos_token_id=tokenizer.token_to_id(END),
-        pad_token_id=None,
-    )
-    model = getattr(transformers, f"{architecture}ForCausalLM")(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(8)
-    model.save_pretrained(folder)
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END)
-    fast.chat_template = template
-    fast.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
