@@ -220,7 +220,7 @@ class Replay:
         if self._lengths.is_whole:
             return [len(seat.draft) for seat in seats]
         survivals = [seat.survival for seat in seats]
-        return choose_lengths(survivals, len(seats), self._cost.seconds, self._outside_s)
+        return choose_lengths(survivals, [1] * len(seats), self._cost.seconds, self._outside_s)
 
     def _verify(self, seats: Sequence[Seat], lengths: Sequence[int]) -> float:
         """The pass; its seconds."""

@@ -1,18 +1,25 @@
-"""What goes into a forward pass: drafts as long as pays, and as much of the prompts as has room."""
+"""What goes into a forward pass: drafts as long as pays, and as much of the prompts as has room,
+beside the drafts or in a pass of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.verifier.acceptance import Drafted
 from services.verifier.draft_lengths import choose_lengths
-from services.verifier.pass_cost import PassCost
+from services.verifier.pass_cost import PassCost, Shape, fitting
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session, Took
 from shared.generation import Logprobs
 from shared.lm.decoder import FloatArray, Row
+
+FEW_TOKENS = 8
+"""A pass of so few takes hardly longer than one of a single token."""
+CLEARLY = 1.05
+"""How many times as many tokens a second have to go through by turns for prompts to go alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,31 +101,33 @@ class Limits:
 
 
 class Room:
-    """What prompts may have of a pass that holds `num_tokens` of others."""
+    """What prompts may have of a pass."""
 
-    def __init__(self, num_tokens: int, cost: PassCost, limits: Limits) -> None:
-        self._num_tokens = num_tokens
+    def __init__(self, shape: Shape, limit_s: float, cost: PassCost, limits: Limits) -> None:
+        """Of a pass that has this shape without them, and is to take so long at most."""
+        self.shape = shape
+        self._limit_s = limit_s
         self._cost = cost
         self._num_left = limits.prefill_tokens
         self._num_told_left = limits.told_tokens
-        self._limit_s = cost.seconds(limits.prefill_tokens)
-        """That a pass of prompts alone would take, were nothing told."""
-        if num_tokens:
-            self._limit_s = cost.seconds(num_tokens) + limits.prefill_delay_s
         self._is_untouched = True
 
-    def most(self, is_told: bool) -> int:
+    def most(self, slot: int, is_told: bool) -> int:
         """How many tokens of the next prompt may go along."""
-        num_tokens = min(self._num_left, self._num_told_left) if is_told else self._num_left
+        num_left = min(self._num_left, self._num_told_left) if is_told else self._num_left
         each_s = self._cost.telling_s if is_told else 0.0
-        found = self._cost.fitting(self._num_tokens, self._limit_s, num_tokens, each_s)
+
+        def seconds(num_tokens: int) -> float:
+            return self._cost.of(self.shape.joined(slot, num_tokens)) + num_tokens * each_s
+
+        found = fitting(seconds, self._limit_s, num_left)
         # At least one, or a prompt might wait for ever.
         return max(1, found) if self._is_untouched else found
 
-    def take(self, num_tokens: int, is_told: bool) -> None:
+    def take(self, slot: int, num_tokens: int, is_told: bool) -> None:
         """They go along."""
         self._is_untouched = False
-        self._num_tokens += num_tokens
+        self.shape = self.shape.joined(slot, num_tokens)
         self._num_left -= num_tokens
         if is_told:
             self._num_told_left -= num_tokens
@@ -126,23 +135,64 @@ class Room:
 
 
 def compose(
-    jobs: Sequence[Job], cost: PassCost, limits: Limits, prefixes: PrefixCache
+    jobs: Sequence[Job],
+    cost: PassCost,
+    limits: Limits,
+    prefixes: PrefixCache,
+    *,
+    is_prompts_turn: bool = False,
+    is_decoding: bool = False,
 ) -> list[Share]:
-    """The next pass: all drafts that are there, and beside them some of the prompts."""
-    shares = _cut([job for job in jobs if job.draft is not None], cost)
+    """The next pass: all drafts that are there and beside them some of the prompts, or prompts
+    alone if it is their turn, where by turns more tokens go through in the time. If some requests
+    are decoding, also those that have no draft here, they are not held up for long."""
+    drafts = _cut([job for job in jobs if job.draft is not None], cost)
     prompts = [job for job in jobs if job.draft is None]
     if not prompts:
-        return shares
-    room = Room(sum(len(share.tokens) for share in shares), cost, limits)
-    return shares + _fill(prompts, room, prefixes)
+        return drafts
+    # What is shorter than the shortest passes there are cannot be kept.
+    alone_s = max(limits.prefill_delay_s, cost.seconds(FEW_TOKENS))
+    if not drafts:
+        limit_s = alone_s if is_decoding else cost.seconds(limits.prefill_tokens)
+        return _fill(prompts, Room(Shape(), limit_s, cost, limits), prefixes)
+    shape = shape_of(drafts)
+    beside_s = cost.of(shape) + limits.prefill_delay_s
+    beside = _fill(prompts, Room(shape, beside_s, cost, limits), prefixes)
+    alone = _fill(prompts, Room(Shape(), alone_s, cost, limits), prefixes)
+    together, apart = shape_of([*drafts, *beside]), shape_of(alone)
+    rate = together.num_tokens / cost.of(together)
+    rate_by_turns = (shape.num_tokens + apart.num_tokens) / (cost.of(shape) + cost.of(apart))
+    if rate * CLEARLY >= rate_by_turns:
+        return [*drafts, *beside]
+    return alone if is_prompts_turn else drafts
+
+
+def shape_of(shares: Iterable[Share]) -> Shape:
+    """Of a pass over them."""
+    shape = Shape()
+    for share in shares:
+        shape = shape.joined(share.job.session.slot, len(share.tokens))
+    return shape
 
 
 def _cut(jobs: Sequence[Job], cost: PassCost) -> list[Share]:
     """The drafts, each as long as pays in the company of the others; those whose chances are
     not told, whole."""
+    if not jobs:
+        return []
     fresh = [job.session.tokens[job.session.num_cached :] for job in jobs]
-    num_certain = sum(map(len, fresh)) + sum(len(j.draft or ()) for j in jobs if not j.survival)
-    lengths = choose_lengths([job.survival for job in jobs], num_certain, cost.seconds)
+    certain = [
+        len(tokens) + (0 if job.survival else len(job.draft or ()))
+        for job, tokens in zip(jobs, fresh, strict=True)
+    ]
+    slots = [job.session.slot for job in jobs]
+    lengths = choose_lengths(
+        [job.survival for job in jobs],
+        certain,
+        cost.seconds,
+        num_slots=max(slots) - min(slots) + 1,
+        padding_s=cost.padding_s,
+    )
     shares = []
     for job, tokens, length in zip(jobs, fresh, lengths, strict=True):
         draft = list(job.draft or ())
@@ -160,7 +210,7 @@ def _fill(prompts: Sequence[Job], room: Room, prefixes: PrefixCache) -> list[Sha
     in_work: set[bytes] = set()
     for job in prompts:
         session, is_told = job.session, job.session.tells_prompt
-        if not (most := room.most(is_told)):
+        if not (most := room.most(session.slot, is_told)):
             continue
         restored_at, restored = (0, []) if is_told else prefixes.find(session)
         start = max(session.num_cached, restored_at + len(restored) * prefixes.block_tokens)
@@ -169,5 +219,5 @@ def _fill(prompts: Sequence[Job], room: Room, prefixes: PrefixCache) -> list[Sha
         if is_told or in_work.isdisjoint(blocks):
             shares.append(Share(job, start, session.tokens[start:end], (), restored_at, restored))
             in_work.update(blocks)
-            room.take(end - start, is_told)
+            room.take(session.slot, end - start, is_told)
     return shares

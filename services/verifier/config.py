@@ -27,7 +27,7 @@ class VerifierConfig(Settings):
     )
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
     prefill_delay_s: float = Field(
-        0.05, gt=0, description="that a prompt may add to a pass of others"
+        0.1, gt=0, description="for which prompts may hold up those who decode"
     )
     prefix_cache_mb: int = Field(
         256, ge=0, description="memory for beginnings that prompts share; 0: none"

@@ -2,43 +2,58 @@
 
 Pure. A pass over drafts emits one token for each request, and each draft token with the
 probability that the target follows the draft that far. What a pass costs depends on the number of
-its tokens only, so the best choice of a given number is that of the most probable ones; the best
-number is the one with the highest expected rate. Probabilities along a draft never rise, so what
-is chosen is a beginning of each.
+its tokens and on its longest row, so of all choices with a given number and longest row that of
+the most probable tokens is the best; the best of those is the one with the highest expected rate.
+Probabilities along a draft never rise, so what is chosen is a beginning of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 
 def choose_lengths(
     survivals: Sequence[Sequence[float]],
-    num_other_tokens: int,
+    others: Sequence[int],
     seconds: Callable[[int], float],
     outside_s: float = 0.0,
+    num_slots: int = 0,
+    padding_s: float = 0.0,
 ) -> list[int]:
     """The number of draft tokens to verify of each request.
 
     `survivals` has, for each request, the probability that each token of its draft is accepted,
-    never rising. The pass holds `num_other_tokens` beside them (at least one of each request) and
-    takes `seconds(tokens)`; `outside_s` passes between two passes, whatever is chosen.
+    never rising, and `others` how many tokens it has in the pass beside them (at least one). The
+    pass takes `seconds(tokens)`, and `padding_s` for each place without a token, if `num_slots`
+    rows are padded to the longest one; `outside_s` passes between two passes, whatever is chosen.
     """
     lengths = [0] * len(survivals)
     if not any(survivals):
         return lengths
     candidates = sorted(
-        ((-p, place, request) for request, s in enumerate(survivals) for place, p in enumerate(s)),
+        (-p, place, request) for request, s in enumerate(survivals) for place, p in enumerate(s)
     )
-    expected = float(len(survivals))
-    best_rate, best_count = expected / (seconds(num_other_tokens) + outside_s), 0
-    for count, (negative, _, _) in enumerate(candidates, 1):
-        expected -= negative
-        rate = expected / (seconds(num_other_tokens + count) + outside_s)
-        if rate > best_rate:
-            best_rate, best_count = rate, count
-    for _, _, request in candidates[:best_count]:
-        lengths[request] += 1
+    num_others = sum(others)
+    chances = np.array([-negative for negative, _, _ in candidates])
+    ends = np.array([others[request] + place + 1 for _, place, request in candidates])
+    spent = np.array([seconds(num_others + count) for count in range(len(candidates) + 1)])
+    shortest = max(others)
+    best_rate, best = 0.0, np.zeros(0, np.int64)
+    for longest in sorted(
+        {shortest, *ends[ends > shortest].tolist()} if padding_s else {max(ends)}
+    ):
+        fitting = np.flatnonzero(ends <= longest)
+        counts = np.arange(len(fitting) + 1)
+        expected = len(survivals) + np.concatenate([[0.0], np.cumsum(chances[fitting])])
+        padding = num_slots * longest - num_others - counts
+        rates = expected / (spent[counts] + padding * padding_s + outside_s)
+        count = int(np.argmax(rates))
+        if rates[count] > best_rate:
+            best_rate, best = rates[count], fitting[:count]
+    for candidate in best.tolist():
+        lengths[candidates[candidate][2]] += 1
     return lengths
 
 

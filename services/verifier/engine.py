@@ -1,8 +1,9 @@
 """Continuous batching of forward passes over the target model.
 
 One thread runs the passes. A pass holds the drafts of all requests that have one ready, cut to
-what pays (draft_lengths.py), and beside them as much of the prompts that wait as does not hold the
-others up. Knows sessions and the decoder; not the bus, not the drafters.
+what pays (draft_lengths.py), and as much of the prompts that wait as does not hold the others up,
+beside the drafts or by turns with them (batch.py). Knows sessions and the decoder; not the bus,
+not the drafters.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from services.verifier import metrics
-from services.verifier.batch import Job, Limits, Share, Verified, compose
+from services.verifier.batch import Job, Limits, Share, Verified, compose, shape_of
 from services.verifier.draft_lengths import highest_gain, token_price
 from services.verifier.drafting import AUTO, Drafting, Load, Way
 from services.verifier.forward import Passed, forward
 from services.verifier.logprobs import logprobs
 from services.verifier.pace import Absence, Usual
-from services.verifier.pass_cost import MEASURED, PassCost
+from services.verifier.pass_cost import MEASURED, PassCost, Shape
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
 from shared.generation import Logprobs
@@ -73,6 +74,8 @@ class Engine:
         self._prefixes = prefixes
         self._thread = ThreadPoolExecutor(1, "forward-pass")
         self._jobs: list[Job] = []
+        self._is_prompts_turn = False
+        """Whether the last pass left them out."""
         self._wanted = asyncio.Event()
         self._seated: list[Session] = []
         self._num_sampled = 0
@@ -137,7 +140,7 @@ class Engine:
         loop = asyncio.get_running_loop()
         while True:
             await self._wanted.wait()
-            if self.way.num_lanes == 1:
+            if self.way.num_lanes == 1 and not self._is_prompts_turn:
                 await self._gather()
             shares = self._take()
             if not shares:
@@ -176,17 +179,17 @@ class Engine:
     def _account(self, load: Load, shares: Sequence[Share], passed: Passed) -> None:
         """Learns what passes cost and bring."""
         took = passed.took
-        num_tokens = sum(len(share.tokens) for share in shares)
+        shape = shape_of(shares)
         num_told = sum(len(share.tokens) for share in shares if share.tells_prompt)
         if num_told:
             seconds = took.duration_s + took.sampling_s
-            self._cost.observe_telling(num_tokens, num_told, seconds)
+            self._cost.observe_telling(shape, num_told, seconds)
         else:
-            self._cost.observe(num_tokens, took.duration_s)
+            self._cost.observe(shape, took.duration_s)
         now = time.monotonic()
         num_emitted = sum(map(len, passed.emitted))
         if num_emitted:
-            self._usual.observe(num_emitted, num_tokens)
+            self._usual.observe(num_emitted, shape.num_tokens)
         # What prompts take says nothing of how drafts are had.
         holds_prompts = any(share.job.draft is None for share in shares)
         if self._ended is not None and not holds_prompts:
@@ -229,9 +232,18 @@ class Engine:
     def _take(self) -> list[Share]:
         """What the next pass holds, nothing if all jobs were cancelled."""
         waiting = [job for job in self._jobs if not job.done.cancelled()]
-        shares = compose(waiting, self._cost, self._limits, self._prefixes)
+        shares = compose(
+            waiting,
+            self._cost,
+            self._limits,
+            self._prefixes,
+            is_prompts_turn=self._is_prompts_turn,
+            is_decoding=any(session.num_output_tokens for session in self._seated),
+        )
         taken = [share.job for share in shares]
         self._jobs = [job for job in waiting if job not in taken]
+        prompts_wait = any(job.draft is None for job in self._jobs)
+        self._is_prompts_turn = prompts_wait and all(job.draft is not None for job in taken)
         if not self._jobs:
             self._wanted.clear()
         for share in shares:
@@ -245,17 +257,27 @@ class Engine:
 
 
 def measure_cost(decoder: Decoder) -> PassCost:
-    """Runs passes of a few sizes, and of the largest with all of its tokens told; passes to come
-    tell the rest. Overwrites the cache."""
+    """Runs passes of a few sizes, one with more padding than tokens, and the largest with all of
+    its tokens told; passes to come tell the rest. Overwrites the cache."""
 
-    def seconds(num_tokens: int, is_told: bool) -> float:
+    def seconds(*rows: Row, is_told: bool = False) -> float:
         started = time.perf_counter()
-        (logits,) = decoder.forward([Row(0, 0, [0] * num_tokens, num_tokens if is_told else 2)])
+        logits = decoder.forward(rows)[0]
         if is_told:
-            logprobs(logits, [0] * num_tokens, 1)
+            logprobs(logits, [0] * len(logits), 1)
         return time.perf_counter() - started
 
+    def row(num_tokens: int, num_logits: int = 2, slot: int = 0) -> Row:
+        return Row(slot, 0, [0] * num_tokens, min(num_tokens, num_logits))
+
     sizes = [size for size in MEASURED if size <= decoder.manifest.max_context]
-    measured = {size: min(seconds(size, False) for _ in range(2)) for size in sizes}
-    told_s = min(seconds(sizes[-1], True) for _ in range(2))
-    return PassCost(measured, max(0.0, told_s - measured[sizes[-1]]) / sizes[-1])
+    measured = {size: min(seconds(row(size)) for _ in range(2)) for size in sizes}
+    most = sizes[-1]
+    told_s = min(seconds(row(most, most), is_told=True) for _ in range(2))
+    cost = PassCost(measured, max(0.0, told_s - measured[most]) / most)
+    if decoder.max_slots > 1:
+        slot, size = min(decoder.max_slots, 8) - 1, sizes[-2]
+        padded_s = min(seconds(row(1), row(size, slot=slot)) for _ in range(2))
+        shape = Shape().joined(0, 1).joined(slot, size)
+        cost.padding_s = max(0.0, padded_s - cost.seconds(shape.num_tokens)) / shape.num_padding
+    return cost

@@ -1,4 +1,5 @@
-"""What a target pass costs: seconds as a function of the tokens in it, learned as passes go by.
+"""What a target pass costs: seconds as a function of its tokens and of its padding, learned as
+passes go by.
 
 Pure. Measured at a few sizes when the verifier starts, straight lines between them; then every
 pass corrects the two sizes next to its own a little, and all of them by what the machine as a
@@ -8,7 +9,8 @@ whole has become faster or slower. So steps between the sizes that were measured
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 
 MEASURED = (2, 8, 32)
@@ -17,17 +19,52 @@ SIZES = frozenset((*range(2, 33), 48, 64, 96, 128, 256))
 """Those that are told apart. Small ones all: kernels take tokens by the half-dozen or the like, and
 the last ones of a dozen are next to free."""
 _LOCAL_RATE, _GLOBAL_RATE = 0.1, 0.02
-_TELLING_RATE = 0.1
+_TELLING_RATE = _PADDING_RATE = 0.1
 _MOST = 2.0
 """A pass is never believed to have cost more than this many times what it should, nor less than
 one in as many: the machine was busy with something else."""
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Of a pass, what its cost depends on. Attention sees each slot from the first to the last in
+    use with as many places as the longest row has tokens (shared/lm/in_place_decoder.py)."""
+
+    num_tokens: int = 0
+    longest: int = 0
+    first: int = 0
+    last: int = -1
+
+    def joined(self, slot: int, num_tokens: int) -> Shape:
+        """With another row."""
+        if not self.num_tokens:
+            return Shape(num_tokens, num_tokens, slot, slot)
+        return Shape(
+            self.num_tokens + num_tokens,
+            max(self.longest, num_tokens),
+            min(self.first, slot),
+            max(self.last, slot),
+        )
+
+    @property
+    def num_slots(self) -> int:
+        return self.last - self.first + 1
+
+    @property
+    def num_padding(self) -> int:
+        """Places without a token."""
+        return self.num_slots * self.longest - self.num_tokens
+
+
 class PassCost:
     """Estimates for one target model on one machine."""
 
-    def __init__(self, measured: Mapping[int, float], telling_s: float = 0.0) -> None:
+    def __init__(
+        self, measured: Mapping[int, float], telling_s: float = 0.0, padding_s: float = 0.0
+    ) -> None:
         """Seconds by the number of tokens, at least two sizes."""
+        self.padding_s = padding_s
+        """What attention takes for a place without a token."""
         self.telling_s = telling_s
         """What a prompt's token takes beside its pass if its log probabilities are told: the head
         of the model, and what is read off its logits."""
@@ -41,8 +78,18 @@ class PassCost:
         below, above = self._seconds[low], self._seconds[low + 1]
         return below + share * (above - below)
 
-    def observe(self, num_tokens: int, seconds: float) -> None:
-        """Learns from one pass."""
+    def of(self, shape: Shape) -> float:
+        """Seconds of a pass, its padding included."""
+        return self.seconds(shape.num_tokens) + shape.num_padding * self.padding_s
+
+    def observe(self, shape: Shape, seconds: float) -> None:
+        """Learns from one pass: what padding takes if it is most of it, else what tokens do."""
+        num_tokens, num_padding = shape.num_tokens, shape.num_padding
+        if num_padding > num_tokens:
+            each_s = max(0.0, seconds - self.seconds(num_tokens)) / num_padding
+            self.padding_s += _PADDING_RATE * (each_s - self.padding_s)
+            return
+        seconds -= num_padding * self.padding_s
         if num_tokens in SIZES and num_tokens not in self._sizes:
             self._tell_apart(num_tokens)
         ratio = seconds / self.seconds(num_tokens)
@@ -53,9 +100,9 @@ class PassCost:
             self._learned[place] *= ratio ** (_GLOBAL_RATE + _LOCAL_RATE * nearness)
         self._seconds = self._rising()
 
-    def observe_telling(self, num_tokens: int, num_told: int, seconds: float) -> None:
+    def observe_telling(self, shape: Shape, num_told: int, seconds: float) -> None:
         """Learns from a pass of which so many of the prompts' tokens were told."""
-        each_s = max(0.0, seconds - self.seconds(num_tokens)) / num_told
+        each_s = max(0.0, seconds - self.of(shape)) / num_told
         self.telling_s += _TELLING_RATE * (each_s - self.telling_s)
 
     def _tell_apart(self, num_tokens: int) -> None:
@@ -65,18 +112,6 @@ class PassCost:
         self._sizes.insert(place, num_tokens)
         self._learned.insert(place, seconds)
         self._seconds = self._rising()
-
-    def fitting(self, num_tokens: int, limit_s: float, most: int, each_s: float = 0.0) -> int:
-        """How many tokens more, at most `most`, a pass of `num_tokens` may hold to take no more
-        than `limit_s`, if each of them takes `each_s` beside it."""
-        low, high = 0, most
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.seconds(num_tokens + middle) + middle * each_s <= limit_s:
-                low = middle
-            else:
-                high = middle - 1
-        return low
 
     def _rising(self) -> list[float]:
         """What was learned, without what cannot be: a pass that took longer than a larger one was
@@ -89,3 +124,15 @@ class PassCost:
         low = min(max(bisect_right(self._sizes, num_tokens) - 1, 0), len(self._sizes) - 2)
         start, end = self._sizes[low], self._sizes[low + 1]
         return low, max(0.0, (num_tokens - start) / (end - start))
+
+
+def fitting(seconds: Callable[[int], float], limit_s: float, most: int) -> int:
+    """How many tokens, at most `most`, take no more than `limit_s`, if more never take less."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if seconds(middle) <= limit_s:
+            low = middle
+        else:
+            high = middle - 1
+    return low

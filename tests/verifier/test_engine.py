@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from services.verifier.batch import Limits
 from services.verifier.engine import Engine
-from services.verifier.pass_cost import PassCost
+from services.verifier.pass_cost import PassCost, Shape
 from services.verifier.prefix_cache import PrefixCache
 from services.verifier.session import Session
 from shared.errors import ModelError
@@ -31,7 +32,7 @@ PREFILL_DELAY_S = 4.0
 class Fixed(PassCost):
     """A second a token, whatever passes take: four tokens of a prompt go along with others."""
 
-    def observe(self, num_tokens: int, seconds: float) -> None:
+    def observe(self, shape: Shape, seconds: float) -> None:
         pass
 
 
@@ -131,6 +132,31 @@ async def test_a_long_prefill_does_not_hold_up_those_who_decode(
         assert (decoding.num_logits, prompt.num_logits) == (1, 0)
         assert len(prompt.tokens) <= PREFILL_DELAY_S + 1
     assert all(len(r.tokens) <= PREFILL_TOKENS for rows in decoder.passes for r in rows)
+
+
+async def test_prompts_and_drafts_take_turns_where_padding_is_dear(
+    decoder: Watched, folder: Path
+) -> None:
+    cost = Fixed({2: 3.0, 1000: 1001.0}, padding_s=9.0)
+    engine = Engine(decoder, cost, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(0, 8))
+    running = asyncio.create_task(engine.run())
+    long, short = session(1, 90), session(2, 2)
+    with engine.seat(long), engine.seat(short):
+        await decode(engine, short, 1)
+        decoder.passes.clear()
+        await asyncio.gather(decode(engine, long, 1), decode(engine, short, 20))
+    kinds = [[row.num_logits for row in rows] for rows in decoder.passes]
+    # 88 tokens of the prompt, as many at a time as take no longer than a pass of eight does.
+    turns = kinds[: 2 * 11]
+    assert turns.count([0]) == turns.count([1]) == 11
+    assert all(one != other for one, other in pairwise(turns))
+    plain = load_decoder(folder, max_slots=1, num_threads=1)
+    for one in (long, short):
+        expected = decode_plainly(plain, one.request.prompt, one.num_output_tokens, GREEDY)
+        assert expected == one.tokens[one.num_prompt_tokens :]
+    running.cancel()
+    await asyncio.wait([running])
+    engine.close()
 
 
 async def test_prompts_that_fit_together_share_a_pass(engine: Engine, decoder: Watched) -> None:

@@ -106,7 +106,11 @@ class Schedule:
         drafters = random.choice(("all", "none"))
         self._engine = Engine(
             ToyTarget(),
-            PassCost({2: 1.0, 64: random.uniform(1.0, 62.0)}, random.choice((0.0, 1.0, 9.0))),
+            PassCost(
+                {2: 1.0, 64: random.uniform(1.0, 62.0)},
+                telling_s=random.choice((0.0, 1.0, 9.0)),
+                padding_s=random.choice((0.0, 0.2, 2.0)),
+            ),
             Limits(random.randint(2, 9), random.uniform(0.1, 9.0)),
             PrefixCache(random.choice((0, 20, 100, 10_000)), random.randint(1, 5)),
             [Way(drafters, lanes) for lanes in random.choice(((1,), (2,), (1, 2)))],
