@@ -10,8 +10,7 @@ Probabilities along a draft never rise, so what is chosen is a beginning of each
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-
-import numpy as np
+from itertools import accumulate
 
 
 def choose_lengths(
@@ -32,28 +31,27 @@ def choose_lengths(
     lengths = [0] * len(survivals)
     if not any(survivals):
         return lengths
+    if num_slots == 1:
+        padding_s = 0.0  # a row alone is as long as it is
     candidates = sorted(
         (-p, place, request) for request, s in enumerate(survivals) for place, p in enumerate(s)
     )
     num_others = sum(others)
-    chances = np.array([-negative for negative, _, _ in candidates])
-    ends = np.array([others[request] + place + 1 for _, place, request in candidates])
-    spent = np.array([seconds(num_others + count) for count in range(len(candidates) + 1)])
-    shortest = max(others)
-    best_rate, best = 0.0, np.zeros(0, np.int64)
-    for longest in sorted(
-        {shortest, *ends[ends > shortest].tolist()} if padding_s else {max(ends)}
-    ):
-        fitting = np.flatnonzero(ends <= longest)
-        counts = np.arange(len(fitting) + 1)
-        expected = len(survivals) + np.concatenate([[0.0], np.cumsum(chances[fitting])])
-        padding = num_slots * longest - num_others - counts
-        rates = expected / (spent[counts] + padding * padding_s + outside_s)
-        count = int(np.argmax(rates))
-        if rates[count] > best_rate:
-            best_rate, best = rates[count], fitting[:count]
-    for candidate in best.tolist():
-        lengths[candidates[candidate][2]] += 1
+    spent = [outside_s + seconds(num_others + count) for count in range(len(candidates) + 1)]
+    # Where padding costs nothing, the longest row may be as long as it likes.
+    ends = {others[request] + place + 1 for _, place, request in candidates}
+    longest_rows = {max(others)} | {end for end in ends if end > max(others)}
+    best_rate, best, best_count = 0.0, candidates, 0
+    for longest in sorted(longest_rows) if padding_s else [max(longest_rows)]:
+        fitting = [chosen for chosen in candidates if others[chosen[2]] + chosen[1] < longest]
+        num_places = num_slots * longest - num_others
+        expected = accumulate((-negative for negative, _, _ in fitting), initial=len(survivals))
+        for count, tokens in enumerate(expected):
+            rate = tokens / (spent[count] + (num_places - count) * padding_s)
+            if rate > best_rate:
+                best_rate, best, best_count = rate, fitting, count
+    for _, _, request in best[:best_count]:
+        lengths[request] += 1
     return lengths
 
 
