@@ -134,12 +134,14 @@ def _list(item: Reader, where: str) -> Reader:
     return read
 
 
-def _int_list(where: str) -> Reader:
-    # Token lists are the bulk of the traffic: one pass in C instead of a call per token.
+def _scalars(expected: type, where: str) -> Reader:
+    read_each = _list(_scalar(expected, where), where)
+
     def read(value: Any) -> Any:
-        if type(value) is not list or set(map(type, value)) - {int}:
-            raise MalformedError(f"{where} is not a list of int")
-        return value
+        # Tokens and scores are the bulk of the traffic: one pass in C, not a call for each.
+        if type(value) is list and not set(map(type, value)) - {expected}:
+            return value
+        return read_each(value)
 
     return read
 
@@ -186,8 +188,8 @@ def _dataclass(cls: Any, where: str) -> Reader:
 
 def _reader(hint: Any, where: str) -> Reader:
     origin, args = get_origin(hint), get_args(hint)
-    if hint == list[int]:
-        return _int_list(where)
+    if origin is list and args[0] in (int, float, str):
+        return _scalars(args[0], where)
     if origin is list:
         return _list(_reader(args[0], where), where)
     if origin is tuple:

@@ -143,8 +143,8 @@ def test_an_integer_serves_where_a_float_is_declared() -> None:
         ({"max_tokens": True}, "GenerateRequest.max_tokens is bool, expected int"),
         ({"max_tokens": 1.0}, "GenerateRequest.max_tokens is float, expected int"),
         ({"deadline": False}, "GenerateRequest.deadline is bool, expected float"),
-        ({"prompt": [1, True]}, "GenerateRequest.prompt is not a list of int"),
-        ({"prompt": "12"}, "GenerateRequest.prompt is not a list of int"),
+        ({"prompt": [1, True]}, "GenerateRequest.prompt is bool, expected int"),
+        ({"prompt": "12"}, "GenerateRequest.prompt is str, expected list"),
         ({"request_id": b"r"}, "GenerateRequest.request_id is bytes, expected str"),
         ({"request_id": None}, "GenerateRequest.request_id is NoneType, expected str"),
         ({"sampling": []}, "GenerateRequest.sampling is list, expected map"),
@@ -169,7 +169,7 @@ def test_a_wrongly_typed_field_is_named(change: dict[str, object], said: str) ->
         ),
         (
             {"a": {"dtype": "int64", "shape": [1.0], "data": b""}},
-            "ScoreRequest.inputs.shape is not a list of int",
+            "ScoreRequest.inputs.shape is float, expected int",
         ),
     ],
 )
