@@ -105,7 +105,7 @@ class Room:
 
     def __init__(self, shape: Shape, limit_s: float, cost: PassCost, limits: Limits) -> None:
         """Of a pass that has this shape without them, and is to take so long at most."""
-        self.shape = shape
+        self._shape = shape
         self._limit_s = limit_s
         self._cost = cost
         self._num_left = limits.prefill_tokens
@@ -118,7 +118,7 @@ class Room:
         each_s = self._cost.telling_s if is_told else 0.0
 
         def seconds(num_tokens: int) -> float:
-            return self._cost.of(self.shape.joined(slot, num_tokens)) + num_tokens * each_s
+            return self._cost.of(self._shape.joined(slot, num_tokens)) + num_tokens * each_s
 
         found = fitting(seconds, self._limit_s, num_left)
         # At least one, or a prompt might wait for ever.
@@ -127,7 +127,7 @@ class Room:
     def take(self, slot: int, num_tokens: int, is_told: bool) -> None:
         """They go along."""
         self._is_untouched = False
-        self.shape = self.shape.joined(slot, num_tokens)
+        self._shape = self._shape.joined(slot, num_tokens)
         self._num_left -= num_tokens
         if is_told:
             self._num_told_left -= num_tokens

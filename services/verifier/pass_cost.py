@@ -20,6 +20,8 @@ SIZES = frozenset((*range(2, 33), 48, 64, 96, 128, 256))
 the last ones of a dozen are next to free."""
 _LOCAL_RATE, _GLOBAL_RATE = 0.1, 0.02
 _TELLING_RATE = _PADDING_RATE = 0.1
+_DEAR = 0.1
+"""Of what a pass's tokens take: so much padding is looked at."""
 _MOST = 2.0
 """A pass is never believed to have cost more than this many times what it should, nor less than
 one in as many: the machine was busy with something else."""
@@ -83,10 +85,14 @@ class PassCost:
         return self.seconds(shape.num_tokens) + shape.num_padding * self.padding_s
 
     def observe(self, shape: Shape, seconds: float) -> None:
-        """Learns from one pass: what padding takes if it is most of it, else what tokens do."""
+        """Learns from one pass: what padding takes if there is much of it, or if it is held for
+        dear, which is avoided and would never be found cheap; else what tokens take."""
         num_tokens, num_padding = shape.num_tokens, shape.num_padding
-        if num_padding > num_tokens:
-            each_s = max(0.0, seconds - self.seconds(num_tokens)) / num_padding
+        tokens_s = self.seconds(num_tokens)
+        if num_padding > num_tokens or num_padding * self.padding_s > _DEAR * tokens_s:
+            expected = self.of(shape)
+            believed = min(max(seconds, expected / _MOST), expected * _MOST)
+            each_s = max(0.0, believed - tokens_s) / num_padding
             self.padding_s += _PADDING_RATE * (each_s - self.padding_s)
             return
         seconds -= num_padding * self.padding_s

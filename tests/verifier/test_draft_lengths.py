@@ -162,3 +162,17 @@ def test_what_padding_takes_is_learned_beside_what_tokens_take() -> None:
     for shape in even + uneven:
         seconds = 0.5 + 0.02 * shape.num_tokens + 0.01 * shape.num_padding
         assert cost.of(shape) == pytest.approx(seconds, rel=0.15)
+
+
+def test_padding_that_was_held_for_dear_is_found_cheap_again() -> None:
+    """By passes that are nearly even, the only ones left where padding is avoided; and one pass
+    that the machine held up does not make it dear."""
+    cost = PassCost({2: 1.0, 8: 1.2, 32: 2.0, 128: 7.0}, padding_s=0.01)
+    cost.observe(Shape(9, 8, 0, 7), 1000.0)
+    assert cost.padding_s < 0.02
+    cost.padding_s = 0.5
+    nearly_even = Shape(28, 4, 0, 7)
+    for _ in range(3000):
+        cost.observe(nearly_even, 0.5 + 0.02 * 28 + 0.01 * nearly_even.num_padding)
+        cost.observe(Shape(32, 4, 0, 7), 0.5 + 0.02 * 32)
+    assert cost.padding_s < 0.1
