@@ -84,7 +84,8 @@ class Asking(Replay):
         super()._learn(seat)
         agreed = (common_length(o.tokens, seat.emitted)
                   for o in seat.opinions if o.drafter in LOOKUPS)  # fmt: skip
-        suffices = lookup_suffices(max(agreed, default=0), len(seat.emitted) - 1)
+        is_sampled = seat.here.track.temperature > 0
+        suffices = lookup_suffices(max(agreed, default=0), len(seat.emitted) - 1, is_sampled)
         seat.computes = not (self._drafters == "needed" and suffices)
 
 

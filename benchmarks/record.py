@@ -24,6 +24,7 @@ from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
 from services.drafter.suffix import SuffixModel
 from services.voter.estimator import Opinion
+from shared import served
 from shared.generation import Sampling
 from shared.lm.decoder import Decoder, Row, load_decoder
 from shared.lm.sampling import Place, draw
@@ -31,7 +32,8 @@ from shared.tokens import common_length
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-TARGET = "models/quorum-6m"
+MODELS = ROOT / "models"
+TARGET = "quorum-6m"
 TEMPERATURES = (0.0, 0.8)
 NOISE_TEMPERATURES = (0.7, 1.0)
 AT_A_TIME = 8
@@ -54,9 +56,9 @@ class Family:
 
     def __init__(self) -> None:
         self.config = DrafterConfig.model_validate({})
-        self._target = self._decoder(TARGET)
-        folders = [n.strip() for n in self.config.models.split(",") if "/" in n]
-        self._neural = {Path(name).name: self._decoder(name) for name in folders}
+        (target,) = [target for target in served.read(MODELS) if target.name == TARGET]
+        self._target = self._decoder(target.name)
+        self._neural = {name: self._decoder(name) for name in target.drafters}
 
     def neural(self) -> dict[str, DraftModel]:
         """The neural draft models, fresh, by their names."""
@@ -96,7 +98,7 @@ class Family:
         return found
 
     def _decoder(self, name: str) -> Decoder:
-        return load_decoder(ROOT / name, max_slots=AT_A_TIME, num_threads=1)
+        return load_decoder(MODELS / name, max_slots=AT_A_TIME, num_threads=1)
 
 
 def proposals(

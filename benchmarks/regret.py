@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.compared import asking, noise, of, trees, votes
 from benchmarks.recorded import REACH, Track, load
 from benchmarks.replay import LARGE, SMALL, Costs, Replay, Request, Segment, whole
-from benchmarks.rules import Climbing, Continued, Fixed, Learned, Lengths, Useful
+from benchmarks.rules import Climbing, Fixed, Learned, Lengths, Useful
 
 RESULTS = Path(__file__).parent / "results"
 COSTS = {"110 M": LARGE, "6 M": SMALL}
@@ -87,30 +87,18 @@ class Cell:
     plain: float
     climbing: float
     useful: float
-    knowing: float
-    """As `useful`, but the verifier counts what passes between two passes when it cuts drafts."""
-    continued: float
-    """As `useful`, but first rounds ask for what another request was told last."""
-    both: float
 
 
 def compare(workload: Workload, at_a_time: int, name: str, costs: Costs) -> Cell:
     """Each policy, from nothing, on one workload."""
 
-    def spent(lengths: Lengths, knows_rounds: bool = False) -> float:
-        replay = Replay(Learned(), lengths, costs, knows_rounds)
+    def spent(lengths: Lengths) -> float:
+        replay = Replay(Learned(), lengths, costs)
         return replay.run(workload.requests, at_a_time).seconds_per_token
 
     fixed = {length: spent(Fixed(length)) for length in FIXED}
     best = min(fixed, key=lambda length: fixed[length])
-    others = (
-        spent(Fixed(0)),
-        spent(Climbing()),
-        spent(Useful()),
-        spent(Useful(), True),
-        spent(Continued()),
-        spent(Continued(), True),
-    )
+    others = (spent(Fixed(0)), spent(Climbing()), spent(Useful()))
     num_tokens = sum(part.end - part.start for r in workload.requests for part in r)
     return Cell(
         workload.name,
@@ -126,11 +114,12 @@ def compare(workload: Workload, at_a_time: int, name: str, costs: Costs) -> Cell
 
 def report(cells: Sequence[Cell]) -> str:
     """The regrets, and their worst by kind of workload."""
-    lines = ["| workload | at a time | target | best length | ms a token | plain | climb | useful "
-             "| knowing rounds | first as told | both |", "|---" * 11 + "|"]  # fmt: skip
+    lines = [
+        "| workload | at a time | target | best length | ms a token | plain | climb | useful |",
+        "|---" * 8 + "|",
+    ]
     for c in cells:
-        policies = (c.plain, c.climbing, c.useful, c.knowing, c.continued, c.both)
-        shares = " | ".join(f"{100 * share:+.1f} %" for share in policies)
+        shares = " | ".join(f"{100 * share:+.1f} %" for share in (c.plain, c.climbing, c.useful))
         lines.append(
             f"| {c.workload} | {c.at_a_time} | {c.costs} | {c.best_length} | {c.best_ms:.2f} "
             f"| {shares} |"
@@ -139,10 +128,7 @@ def report(cells: Sequence[Cell]) -> str:
         inside = [c for c in cells if c.is_switching == is_switching]
         worst = [
             f"{100 * max(column):+.1f} %"
-            for column in zip(
-                *((c.climbing, c.useful, c.knowing, c.continued, c.both) for c in inside),
-                strict=True,
-            )
+            for column in zip(*((c.climbing, c.useful) for c in inside), strict=True)
         ]
         lines.append(f"| worst, {name} | | | | | | {' | '.join(worst)} |")
     return "\n".join(lines)

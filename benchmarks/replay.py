@@ -140,28 +140,22 @@ class Result:
 
 
 class Replay:
-    """One verifier and one voter at work. `knows_rounds`: what passes between two passes is known
-    to those who choose lengths."""
+    """One verifier and one voter at work."""
 
-    def __init__(
-        self, rule: Rule, lengths: Lengths, costs: Costs, knows_rounds: bool = False
-    ) -> None:
+    def __init__(self, rule: Rule, lengths: Lengths, costs: Costs) -> None:
         self.result = Result()
         self._rule = rule
         self._lengths = lengths
         self._costs = costs
         self._cost = PassCost(costs.pass_s)
         self._usual = Usual()
-        self._knows_rounds = knows_rounds
-        self._outside_s = 0.0
 
     @property
     def price(self) -> float:
         """As services/verifier/engine.py has it."""
         usual = self._usual
-        tokens = round(usual.num_tokens)
-        price = token_price(usual.num_emitted, tokens, self._cost.seconds, self._outside_s)
-        return min(1.0, price)
+        num_tokens, seconds = round(usual.num_tokens), self._cost.seconds
+        return min(1.0, token_price(usual.num_emitted, num_tokens, seconds, usual.between_s))
 
     def run(self, requests: Sequence[Request], at_a_time: int) -> Result:
         """Requests in turn, so many at a time. What was learned stays for the next call."""
@@ -182,11 +176,10 @@ class Replay:
         for seat in seats:
             self._draft(seat, price, len(seats))
         draft_s = self._costs.draft_s([seat.asked for seat in seats if seat.computes])
-        outside_s = draft_s + self._costs.round_s if any(seat.asked for seat in seats) else 0.0
-        if self._knows_rounds:
-            self._outside_s = outside_s
+        between_s = draft_s + self._costs.round_s if any(seat.asked for seat in seats) else 0.0
         lengths = self._cut(seats)
-        seconds = outside_s + self._verify(seats, lengths)
+        seconds = between_s + self._verify(seats, lengths)
+        self._usual.observe_between(between_s)
         self.result.seconds += seconds
         self.result.num_passes += 1
         for seat in seats:
@@ -220,7 +213,8 @@ class Replay:
         if self._lengths.is_whole:
             return [len(seat.draft) for seat in seats]
         survivals = [seat.survival for seat in seats]
-        return choose_lengths(survivals, [1] * len(seats), self._cost.seconds, self._outside_s)
+        between_s = self._usual.between_s
+        return choose_lengths(survivals, [1] * len(seats), self._cost.seconds, between_s)
 
     def _verify(self, seats: Sequence[Seat], lengths: Sequence[int]) -> float:
         """The pass; its seconds."""

@@ -107,7 +107,7 @@ class Lengths(Protocol):
     """Drafts are verified as they are; otherwise as far as pays."""
 
     def first(self) -> int:
-        """Tokens that a request's first round asks for."""
+        """Tokens that a request's first round asks for: what another was told last."""
 
     def next(self, now: Now) -> int:
         """What the round after this one asks for."""
@@ -148,7 +148,8 @@ class Climbing(Fixed):
         self._controllers: dict[int, LengthController] = {}
 
     def next(self, now: Now) -> int:
-        return self._controller(now.num_running).length
+        self._length = self._controller(now.num_running).length
+        return self._length
 
     def observe(self, outcome: Outcome) -> None:
         self._controller(outcome.num_running).observe(
@@ -173,7 +174,8 @@ class Useful(Fixed):
 
     def next(self, now: Now) -> int:
         useful = self._useful_length(now.num_running)
-        return useful.next(now.asked, now.survival, now.price, now.ease)
+        self._length = useful.next(now.asked, now.survival, now.price, now.ease)
+        return self._length
 
     def observe(self, outcome: Outcome) -> None:
         self._useful_length(outcome.num_running).draft_price.observe(
@@ -185,11 +187,3 @@ class Useful(Fixed):
         if size not in self._useful:
             self._useful[size] = UsefulLength(CONFIG.max_length, is_alone=size < 2)
         return self._useful[size]
-
-
-class Continued(Useful):
-    """As `Useful`, but the first round of a request asks for what another was told last."""
-
-    def next(self, now: Now) -> int:
-        self._length = super().next(now)
-        return self._length

@@ -77,7 +77,8 @@ class TreeReplay(Replay):
             lengths = [len(seat.known) + len(seat.draft) for seat in own]
         else:
             survivals = [[1.0] * len(seat.known) + list(seat.survival) for seat in own]
-            lengths = choose_lengths(survivals, [1] * len(own), self._cost.seconds)
+            between_s = self._usual.between_s
+            lengths = choose_lengths(survivals, [1] * len(own), self._cost.seconds, between_s)
         least = self._worth * self.price
         for seat, length in zip(own, lengths, strict=True):
             self._branch(seat, length - len(seat.known), least)

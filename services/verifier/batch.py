@@ -140,13 +140,15 @@ def compose(
     limits: Limits,
     prefixes: PrefixCache,
     *,
+    between_s: float = 0.0,
     is_prompts_turn: bool = False,
     is_decoding: bool = False,
 ) -> list[Share]:
     """The next pass: all drafts that are there and beside them some of the prompts, or prompts
     alone if it is their turn, where by turns more tokens go through in the time. If some requests
-    are decoding, also those that have no draft here, they are not held up for long."""
-    drafts = _cut([job for job in jobs if job.draft is not None], cost)
+    are decoding, also those that have no draft here, they are not held up for long. `between_s`
+    is what usually passes between two passes over drafts."""
+    drafts = _cut([job for job in jobs if job.draft is not None], cost, between_s)
     prompts = [job for job in jobs if job.draft is None]
     if not prompts:
         return drafts
@@ -175,7 +177,7 @@ def shape_of(shares: Iterable[Share]) -> Shape:
     return shape
 
 
-def _cut(jobs: Sequence[Job], cost: PassCost) -> list[Share]:
+def _cut(jobs: Sequence[Job], cost: PassCost, between_s: float) -> list[Share]:
     """The drafts, each as long as pays in the company of the others; those whose chances are
     not told, whole."""
     if not jobs:
@@ -190,6 +192,7 @@ def _cut(jobs: Sequence[Job], cost: PassCost) -> list[Share]:
         [job.survival for job in jobs],
         certain,
         cost.seconds,
+        between_s,
         num_slots=max(slots) - min(slots) + 1,
         padding_s=cost.padding_s,
     )

@@ -17,7 +17,7 @@ def choose_lengths(
     survivals: Sequence[Sequence[float]],
     others: Sequence[int],
     seconds: Callable[[int], float],
-    outside_s: float = 0.0,
+    between_s: float = 0.0,
     num_slots: int = 0,
     padding_s: float = 0.0,
 ) -> list[int]:
@@ -26,7 +26,7 @@ def choose_lengths(
     `survivals` has, for each request, the probability that each token of its draft is accepted,
     never rising, and `others` how many tokens it has in the pass beside them (at least one). The
     pass takes `seconds(tokens)`, and `padding_s` for each place without a token, if `num_slots`
-    rows are padded to the longest one; `outside_s` passes between two passes, whatever is chosen.
+    rows are padded to the longest one; `between_s` passes between two passes, whatever is chosen.
     """
     lengths = [0] * len(survivals)
     if not any(survivals):
@@ -37,7 +37,7 @@ def choose_lengths(
         (-p, place, request) for request, s in enumerate(survivals) for place, p in enumerate(s)
     )
     num_others = sum(others)
-    spent = [outside_s + seconds(num_others + count) for count in range(len(candidates) + 1)]
+    spent = [between_s + seconds(num_others + count) for count in range(len(candidates) + 1)]
     # Where padding costs nothing, the longest row may be as long as it likes.
     ends = {others[request] + place + 1 for _, place, request in candidates}
     longest_rows = {max(others)} | {end for end in ends if end > max(others)}
@@ -56,11 +56,11 @@ def choose_lengths(
 
 
 def token_price(
-    expected: float, num_tokens: int, seconds: Callable[[int], float], outside_s: float = 0.0
+    expected: float, num_tokens: int, seconds: Callable[[int], float], between_s: float = 0.0
 ) -> float:
     """The probability of acceptance from which on one more draft token pays, in a pass of
     `num_tokens` that is expected to emit `expected` tokens."""
-    spent = seconds(num_tokens) + outside_s
+    spent = seconds(num_tokens) + between_s
     return (seconds(num_tokens + 1) - seconds(num_tokens)) * expected / spent
 
 

@@ -64,7 +64,7 @@ WAYS = {
 AUTO = tuple(way for name, way in WAYS.items() if name != "all")
 """Those to choose from. Nowhere is it better to ask all than to ask them as needed."""
 
-_FEWEST_LOOKED_UP = 3
+_FEWEST_LOOKED_UP, _FEWEST_IF_SAMPLED = 3, 5
 
 _PERIOD_PASSES, _PERIOD_ROUNDS = 24, 48
 """A period has so many passes and, where drafts leave it to chance what they bring, rounds."""
@@ -84,11 +84,13 @@ _BETTER = 1.03
 """Only what brings so many times as much is more than chance."""
 
 
-def lookup_suffices(num_agreed: int, num_accepted: int) -> bool:
+def lookup_suffices(num_agreed: int, num_accepted: int, is_sampled: bool) -> bool:
     """Whether a request needs no computed draft in its next round: in the last one the best of
     those that look up agreed with so many of the target's tokens, while of the draft so many were
-    accepted. Texts that repeat themselves go on to do so for a while."""
-    return num_agreed >= max(_FEWEST_LOOKED_UP, num_accepted)
+    accepted. Texts that repeat themselves go on to do so for a while, sampled ones a shorter
+    one."""
+    fewest = _FEWEST_IF_SAMPLED if is_sampled else _FEWEST_LOOKED_UP
+    return num_agreed >= max(fewest, num_accepted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,8 @@ class Engine:
         """The probability of acceptance from which on a draft token pays at the load of the
         moment, at most 1."""
         usual = self._usual
-        return min(1.0, token_price(usual.num_emitted, round(usual.num_tokens), self._cost.seconds))
+        num_tokens, seconds = round(usual.num_tokens), self._cost.seconds
+        return min(1.0, token_price(usual.num_emitted, num_tokens, seconds, usual.between_s))
 
     @contextmanager
     def seat(self, session: Session) -> Iterator[None]:
@@ -193,7 +194,9 @@ class Engine:
         # What prompts take says nothing of how drafts are had.
         holds_prompts = any(share.job.draft is None for share in shares)
         if self._ended is not None and not holds_prompts:
-            self._drafting.observe(load, num_emitted, now - self._ended)
+            spent_s = now - self._ended
+            self._drafting.observe(load, num_emitted, spent_s)
+            self._usual.observe_between(max(0.0, spent_s - took.duration_s))
         self._ended = now
 
     def close(self) -> None:
@@ -237,6 +240,7 @@ class Engine:
             self._cost,
             self._limits,
             self._prefixes,
+            between_s=self._usual.between_s,
             is_prompts_turn=self._is_prompts_turn,
             is_decoding=any(session.num_output_tokens for session in self._seated),
         )

@@ -12,14 +12,19 @@ _RATE = 0.2
 
 @dataclass(slots=True)
 class Usual:
-    """What a pass has emitted of late, of how many tokens."""
+    """What a pass has emitted of late, of how many tokens, and the seconds between it and the one
+    before, in which drafts were made."""
 
     num_emitted: float = 1.0
     num_tokens: float = 2.0
+    between_s: float = 0.0
 
     def observe(self, num_emitted: int, num_tokens: int) -> None:
         self.num_emitted += _RATE * (num_emitted - self.num_emitted)
         self.num_tokens += _RATE * (num_tokens - self.num_tokens)
+
+    def observe_between(self, seconds: float) -> None:
+        self.between_s += _RATE * (seconds - self.between_s)
 
 
 @dataclass(slots=True)

@@ -151,7 +151,9 @@ class Speculation:
         if wanted == "needed" and session.per_round:
             _, num_accepted = session.per_round[-1]
             agreed = (session.num_agreed.get(instance.name, 0) for instance in looking_up)
-            wanted = "lookup" if lookup_suffices(max(agreed, default=0), num_accepted) else "all"
+            is_sampled = session.request.sampling.temperature > 0
+            suffices = lookup_suffices(max(agreed, default=0), num_accepted, is_sampled)
+            wanted = "lookup" if suffices else "all"
         by_name: dict[str, list[Instance]] = {}
         for instance in looking_up if wanted == "lookup" else live:
             by_name.setdefault(instance.name, []).append(instance)

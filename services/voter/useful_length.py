@@ -6,8 +6,9 @@ wasted, what is missing is lost. At each place of a draft a token brings, on ave
 the chance that the target follows so far exceeds its price in the pass, as often as it does. That
 is learned by how easy the request is, for drafts are long where the target repeats itself. Drafting
 a token costs its seconds, in which the request would have got tokens at its usual rate. Requests
-that share passes are drafted in step and wait for the longest proposal, so none is longer than what
-all of them want on average.
+that share passes are drafted in step: each further step of the drafters costs something for itself,
+for which all wait, and something for each request that takes part. So there is a longest proposal:
+up to the place where those who would take part win no more than the step itself costs.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ _DRIFT = 0.05
 before them suggest: what was not worth asking for once may be later."""
 _MEMORY = 0.98
 """Of what drafting and rounds took, a round."""
-_USUAL_RATE = 0.05
-"""Of what requests want, a round of one."""
+_STEP, _PART = 0.5, 0.7
+"""Of what a drafted token costs on average: what a step costs for itself, and for each request that
+takes part. More than one together, since in most rounds not all take part until the end."""
+_SHARE_RATE = 0.02
+"""Of how many of the requests are how easy, a round of one."""
 
 
 @dataclass(slots=True)
@@ -73,26 +77,34 @@ class UsefulLength:
     def __init__(self, max_length: int, is_alone: bool) -> None:
         """`is_alone`: there is one request at a time."""
         self.draft_price = DraftPrice()
-        self._usual: float | None = None
         self._is_alone = is_alone
+        self._max_length = max_length
+        num_groups = len(EASE_EDGES) + 1
         self._places = [
-            [Place(_FIRST_GAIN * _LATER**n) for n in range(max_length)]
-            for _ in range(len(EASE_EDGES) + 1)
+            [Place(_FIRST_GAIN * _LATER**n) for n in range(max_length)] for _ in range(num_groups)
         ]
+        self._shares = [1 / num_groups] * num_groups
+        """Of the rounds: those of requests that are so easy."""
 
     def next(self, asked: int, survival: Sequence[float], price: float, ease: float) -> int:
         """The length to ask for in the next round of a request. In this one `asked` tokens were;
         `survival` are the chances of those that were drafted, `price` that from which on a token
         pays in the pass. `ease` is the share of its drafts that the request had accepted lately."""
-        places = self._places[bisect(EASE_EDGES, ease)]
+        group = bisect(EASE_EDGES, ease)
+        places = self._places[group]
         self._learn(places, asked, survival, price)
+        for n, share in enumerate(self._shares):
+            self._shares[n] += _SHARE_RATE * ((n == group) - share)
         cost = self.draft_price.price
         if cost is None:
-            return max(1, min(asked, len(places)))
+            return max(1, min(asked, self._max_length))
+        most, own = self._max_length, cost
+        if not self._is_alone:
+            most, own = self._longest(cost), _PART * cost
         length = 1
-        while length < len(places) and places[length].gain >= cost:
+        while length < most and places[length].gain >= own:
             length += 1
-        return length if self._is_alone else self._capped(length)
+        return length
 
     def _learn(
         self, places: Sequence[Place], asked: int, survival: Sequence[float], price: float
@@ -103,10 +115,18 @@ class UsefulLength:
             elif n > 0:
                 place.gain += _DRIFT * (_expected(places[:n]) - place.gain)
 
-    def _capped(self, length: int) -> int:
-        usual = float(length) if self._usual is None else self._usual
-        self._usual = usual + _USUAL_RATE * (length - usual)
-        return max(1, min(length, round(self._usual)))
+    def _longest(self, cost: float) -> int:
+        """Tokens of the longest proposals that pay, by what all requests win."""
+        length = 1
+        while length < self._max_length:
+            won = sum(
+                share * max(0.0, places[length].gain - _PART * cost)
+                for share, places in zip(self._shares, self._places, strict=True)
+            )
+            if won < _STEP * cost:
+                break
+            length += 1
+        return length
 
 
 def _expected(before: Sequence[Place]) -> float:

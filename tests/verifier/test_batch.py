@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -58,6 +59,14 @@ def num_tokens(shares: Sequence[Share]) -> int:
 FREE = PassCost({2: 0.020, 8: 0.022, 32: 0.050, 256: 0.400}, padding_s=0.0)
 DEAR = PassCost({2: 0.020, 8: 0.022, 32: 0.050, 256: 0.400}, padding_s=0.0005)
 LIMITS = Limits(256, 0.05)
+
+
+def test_more_of_a_draft_goes_along_where_much_passes_between_two_passes() -> None:
+    cost = PassCost({2: 0.010, 10: 0.050})
+    drafted = replace(job(0, [7, 8]), survival=(0.6, 0.4))
+    for between_s, length in ((0.0, 1), (0.020, 2)):
+        (share,) = compose([drafted], cost, LIMITS, NOTHING_KEPT, between_s=between_s)
+        assert len(share.draft) == length
 
 
 def test_prompts_go_beside_drafts_where_padding_costs_nothing() -> None:

@@ -30,7 +30,7 @@ costs = st.tuples(st.floats(0.1, 20.0), st.floats(0.0, 3.0)).map(
     st.integers(0, 3),
     st.sampled_from((0.0, 0.1, 1.0, 5.0)),
 )
-def test_no_choice_has_a_higher_rate(requests, seconds, outside_s, num_between, padding_s) -> None:
+def test_no_choice_has_a_higher_rate(requests, seconds, between_s, num_between, padding_s) -> None:
     survivals, others = zip(*requests, strict=True)
     num_slots = len(requests) + num_between
 
@@ -38,9 +38,9 @@ def test_no_choice_has_a_higher_rate(requests, seconds, outside_s, num_between, 
         expected = len(lengths) + sum(sum(s[:n]) for s, n in zip(survivals, lengths, strict=True))
         rows = [a + b for a, b in zip(others, lengths, strict=True)]
         padding = num_slots * max(rows) - sum(rows)
-        return expected / (seconds(sum(rows)) + padding * padding_s + outside_s)
+        return expected / (seconds(sum(rows)) + padding * padding_s + between_s)
 
-    chosen = choose_lengths(survivals, others, seconds, outside_s, num_slots, padding_s)
+    chosen = choose_lengths(survivals, others, seconds, between_s, num_slots, padding_s)
     best = max(map(rate, itertools.product(*(range(len(s) + 1) for s in survivals))))
     assert rate(chosen) >= best * (1 - 1e-9)
 

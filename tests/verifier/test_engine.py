@@ -159,6 +159,22 @@ async def test_prompts_and_drafts_take_turns_where_padding_is_dear(
     engine.close()
 
 
+async def test_a_draft_token_costs_less_where_much_passes_between_two_passes(
+    decoder: Watched,
+) -> None:
+    cost = Fixed({2: 1e-6, 1000: 999e-6})
+    engine = Engine(decoder, cost, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(0, 8))
+    running = asyncio.create_task(engine.run())
+    one = session(1, 2)
+    with engine.seat(one):
+        assert engine.price == 1.0, "a pass takes as long as a token"
+        await decode(engine, one, 20)
+        assert engine.price < 0.5, "a round takes much longer"
+    running.cancel()
+    await asyncio.wait([running])
+    engine.close()
+
+
 async def test_prompts_that_fit_together_share_a_pass(engine: Engine, decoder: Watched) -> None:
     sessions = [session(n, 5) for n in range(4)]
     with ExitStack() as stack:

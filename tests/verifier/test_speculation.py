@@ -78,19 +78,27 @@ class Scene:
         )
 
 
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
+SEVEN, MORE = [7, 7, 7], (7, 7, 7, 7)
+
+
+def looked_up(*proposed: int) -> list[Vote]:
+    """The votes of a lookup that proposed these tokens, and of a model that was wrong."""
+    return [Vote("ngram", list(proposed), 0, 1.0, True), Vote("small", [5], 0, 1.0, True)]
+
+
+@pytest.fixture(params=[0.0])
+async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    """Of a request at this temperature."""
     config = BusConfig()
     bus: Bus = connect(config)
     registry = Registry(bus, 60.0)
     await registry.announce(Instance(VOTER, "voter", "voter", VOTER, {}))
     await registry.announce(Instance(DRAFTER, "drafter", "small", DRAFTER, {}))
     speculation = Speculation(bus, registry, VERIFIER, "toy", "", VOCAB_SIZE, 4, MAX_LENGTH, 0.2)
-    request = GenerateRequest(
-        "r", "x", [1, 2, 3], 100, Sampling(temperature=0.0), [], time.time() + 60
-    )
+    sampling = Sampling(temperature=request.param)
+    asked = GenerateRequest("r", "x", [1, 2, 3], 100, sampling, [], time.time() + 60)
     async with bus.receive(VOTER) as to_voter, bus.receive(DRAFTER) as to_drafter:
-        yield Scene(bus, registry, speculation, Session(request, 4), to_voter, to_drafter)
+        yield Scene(bus, registry, speculation, Session(asked, 4), to_voter, to_drafter)
     await bus.close()
 
 
@@ -114,17 +122,12 @@ async def test_the_first_request_has_the_whole_context_and_later_ones_what_is_ne
 async def test_those_that_compute_are_asked_where_looking_up_does_not_do(scene: Scene) -> None:
     lookup = Instance("drafter.lookup", "drafter", "ngram", "drafter.lookup", {"kind": "lookup"})
     await scene.registry.announce(lookup)
-    needed = Way("needed")
-
-    def votes(*proposed: int) -> list[Vote]:
-        return [Vote("ngram", list(proposed), 0, 1.0, True), Vote("small", [5], 0, 1.0, True)]
-
-    seven, more = [7, 7, 7], (7, 7, 7, 7)
-    first, _ = await scene.round(seven, votes=votes(7, 7, 7, 3), way=needed, emitted=more)
-    second, _ = await scene.round(seven, votes=votes(7, 7, 7)[:1], way=needed, emitted=more)
+    needed, votes = Way("needed"), looked_up
+    first, _ = await scene.round(SEVEN, votes=votes(7, 7, 7, 3), way=needed, emitted=MORE)
+    second, _ = await scene.round(SEVEN, votes=votes(7, 7, 7)[:1], way=needed, emitted=MORE)
     third, _ = await scene.round([4, 4], votes=votes(4, 4)[:1], way=needed, emitted=(7,))
     fourth, _ = await scene.round(
-        [*seven, 8], votes=votes(7, 7, 7), way=needed, emitted=(*more[1:], 8, 1)
+        [*SEVEN, 8], votes=votes(7, 7, 7), way=needed, emitted=(*MORE[1:], 8, 1)
     )
     last, _ = await scene.round([7], way=needed)
     assert sorted(first.drafters) == ["ngram", "small"]
@@ -137,6 +140,22 @@ async def test_those_that_compute_are_asked_where_looking_up_does_not_do(scene: 
         (3, [7] * 9),
         (12, [7, 7, 7, 8, 1]),
     ]
+
+
+@pytest.mark.parametrize("scene", [0.8], indirect=True)
+async def test_a_sampled_text_is_believed_to_repeat_itself_from_five_tokens_on(
+    scene: Scene,
+) -> None:
+    lookup = Instance("drafter.lookup", "drafter", "ngram", "drafter.lookup", {"kind": "lookup"})
+    await scene.registry.announce(lookup)
+    needed, five = Way("needed"), (7, 7, 7, 7, 7)
+    await scene.round(SEVEN, votes=looked_up(7, 7, 7), way=needed, emitted=MORE)
+    second, _ = await scene.round(
+        list(five), votes=looked_up(*five), way=needed, emitted=(*five, 7)
+    )
+    third, _ = await scene.round([7], way=needed)
+    assert sorted(second.drafters) == ["ngram", "small"], "three are not enough"
+    assert third.drafters == ["ngram"]
 
 
 async def test_a_drafter_that_lost_the_context_is_sent_all_of_it(scene: Scene) -> None:

@@ -68,10 +68,24 @@ def test_easy_and_hard_requests_are_kept_apart() -> None:
     assert asked_of_easy_and_hard(useful, 100) == {0.9: MOST, 0.1: 1}
 
 
-def test_who_shares_passes_asks_for_no_more_than_all_want_on_average() -> None:
-    asked = asked_of_easy_and_hard(UsefulLength(MOST, is_alone=False), 200)
-    assert asked[0.1] == 1
-    assert 6 <= asked[0.9] <= 7
+def shared(num_hard: int, step_s: float, rounds: int = 400) -> tuple[int, int]:
+    """The lengths of an easy request that shares passes with so many hard ones, and of those."""
+    useful = UsefulLength(MOST, is_alone=False)
+    asked = [4] * (1 + num_hard)
+    for _ in range(rounds):
+        longest = max(asked)
+        for n, length in enumerate(asked):
+            ease, chance = (0.9, 0.95) if n == 0 else (0.1, 0.15)
+            asked[n] = useful.next(length, [chance] * length, 0.2, ease)
+            useful.draft_price.observe(length, longest * step_s, 3, 0.020)
+    return asked[0], max(asked[1:])
+
+
+def test_who_shares_passes_asks_for_as_much_as_pays_all_who_wait_for_it() -> None:
+    assert shared(num_hard=1, step_s=0.0005) == (MOST, 1)
+    easy, hard = shared(num_hard=7, step_s=0.0005)
+    assert (easy <= 2, hard) == (True, 1), "seven wait for what one of them wins"
+    assert shared(num_hard=7, step_s=0.00005) == (MOST, 1), "hardly any time"
 
 
 def test_what_was_not_worth_asking_for_is_tried_again() -> None:
