@@ -172,10 +172,13 @@ def _dataclass(cls: Any, where: str) -> Reader:
     hints = get_type_hints(cls)
     readers = {f.name: _reader(hints[f.name], f"{where}.{f.name}") for f in fields(cls)}
     required = {f.name for f in fields(cls) if not _has_default(f)}
+    in_order = list(readers.items())
 
     def read(value: Any) -> Any:
         if type(value) is not dict:
             raise MalformedError(f"{where} is {type(value).__name__}, expected map")
+        if value.keys() == readers.keys():
+            return cls(*[read_field(value[name]) for name, read_field in in_order])
         if not required <= value.keys() <= readers.keys():
             if missing := required - value.keys():
                 raise MalformedError(f"{where} lacks {', '.join(sorted(missing))}")

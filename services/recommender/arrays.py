@@ -53,15 +53,14 @@ def _read_array(name: str, tensor: Tensor) -> Array:
         raise InvalidRequestError(
             f"input {name!r} is {tensor.dtype}; there are {', '.join(ITEM_BYTES)}", name
         )
-    if len(shape) > MAX_DIMS or any(dim < 0 for dim in shape):
+    if len(shape) > MAX_DIMS or min(shape, default=0) < 0:
         raise InvalidRequestError(
             f"input {name!r} has shape {shape}; it takes at most {MAX_DIMS} sizes, none negative",
             name,
         )
-    if len(tensor.data) != prod(shape) * size:
+    if len(tensor.data) != (wanted := prod(shape) * size):
         raise InvalidRequestError(
-            f"input {name!r} has {len(tensor.data)} bytes; {tensor.dtype} {shape} takes "
-            f"{prod(shape) * size}",
+            f"input {name!r} has {len(tensor.data)} bytes; {tensor.dtype} {shape} takes {wanted}",
             name,
         )
     try:

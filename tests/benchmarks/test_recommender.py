@@ -172,9 +172,9 @@ def test_a_request_is_one_user_and_many_candidates_in_the_protocols_form() -> No
     lines = dict(line.split(": ") for line in head.decode().split("\r\n")[1:])
     assert head.startswith(b"POST /v2/models/shop/infer HTTP/1.1\r\n")
     assert int(lines["Content-Length"]) == len(body)
-    wanted = read_inference(body, lines[HEADER], 1 << 20)
+    wanted, inputs = read_inference(body, lines[HEADER], 1 << 20)
     assert wanted.is_binary
-    found = {name: np.frombuffer(t.data, "<i8").tolist() for name, t in wanted.inputs.items()}
+    found = {name: np.frombuffer(t.data, "<i8").tolist() for name, t in inputs.items()}
     assert found == {"age": [0], "city": [1], "item": [2, 5, 8, 11]}
     assert made.ids.tolist() == [[0, 1, 2], [0, 1, 5], [0, 1, 8], [0, 1, 11]]
 

@@ -166,6 +166,20 @@ async def test_tensors_in_binary_come_back_in_binary(house: House) -> None:  # n
             assert found[name].tobytes() == array.tobytes()
 
 
+async def test_the_json_of_a_request_may_be_that_of_another_with_other_numbers(
+    house: House,  # noqa: F811
+) -> None:
+    """What was made of it is kept; its bytes are not, nor is a failure."""
+    other = {name: array[::-1].copy() for name, array in INPUTS.items()}
+    for inputs in (INPUTS, other, INPUTS):
+        data, length = binary(inputs)
+        broken = await house.post(INFER, data[:-1], **{HEADER: length})
+        assert "'prices' has 47 of its 48 bytes" in broken.error
+        answer = await house.post(INFER, data, **{HEADER: length})
+        score, _ = house.outputs(inputs)
+        assert answer.body["outputs"][0]["data"] == score.ravel().tolist()
+
+
 async def test_outputs_are_chosen_and_encoded_one_by_one(house: House) -> None:  # noqa: F811
     score, both = house.outputs(INPUTS)
     wanted = [{"name": "both", "parameters": {"binary_data": True}}, {"name": "score"}]

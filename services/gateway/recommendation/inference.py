@@ -2,6 +2,9 @@
 
 A body is JSON, behind which the bytes of tensors may lie, one after the other; a header then says
 where the JSON ends. As everywhere in Quorum, what is not supported is refused and never ignored.
+
+Where bytes follow, the JSON only names and measures them, and a client sends the same one again and
+again: what was made of the last ones is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Annotated
 
@@ -27,6 +31,9 @@ DATATYPES = {"int64": "INT64", "float32": "FP32"}
 VALUE_BYTES = {"INT64": 8, "INT32": 4, "FP32": 4}
 """Of the datatypes that are taken."""
 MAX_TIMEOUT_US = 1 << 60
+
+MAX_KEPT, MAX_KEPT_BYTES = 64, 16384
+"""Of the JSON in front of bytes: so many, and none that is longer."""
 
 Parameters = dict[str, object]
 Size = Annotated[int, Field(ge=0, lt=INT64)]
@@ -57,10 +64,11 @@ class InferBody(Body):
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """What a body asks for."""
+    """What the JSON of a body asks for."""
 
     id: str | None
-    inputs: dict[str, Tensor]
+    inputs: list[tuple[InferInput, int | None]]
+    """With the number of bytes that follow the JSON, of those whose values do."""
     outputs: dict[str, bool]
     """Those wanted, and whether as bytes; none: all."""
     is_binary: bool
@@ -68,15 +76,23 @@ class Inference:
     timeout_s: float | None
 
 
-def read_inference(data: bytes, header: str | None, max_json_bytes: int) -> Inference:
-    """Raises InvalidRequestError naming what is wrong."""
+def read_inference(
+    data: bytes, header: str | None, max_json_bytes: int
+) -> tuple[Inference, dict[str, Tensor]]:
+    """What is asked for, and its inputs. Raises InvalidRequestError naming what is wrong."""
     length = len(data) if header is None else _length(header, len(data))
     if length > max_json_bytes:
         raise InvalidRequestError(
             f"the JSON has {length} bytes; at most {max_json_bytes} are taken: send tensors as "
             "binary data"
         )
-    body = parse(InferBody, data[:length])
+    read = _read_again if header is not None and length <= MAX_KEPT_BYTES else _read_json
+    wanted = read(data[:length])
+    return wanted, _read_inputs(wanted.inputs, data[length:])
+
+
+def _read_json(data: bytes) -> Inference:
+    body = parse(InferBody, data)
     allowed = _allowed(body.parameters, "the request", {"binary_data_output": bool, "timeout": int})
     is_binary = allowed.get("binary_data_output") is True
     timeout_us = allowed.get("timeout")
@@ -92,11 +108,14 @@ def read_inference(data: bytes, header: str | None, max_json_bytes: int) -> Infe
         outputs[output.name] = is_binary if is_bytes is None else is_bytes is True
     return Inference(
         body.id,
-        _read_inputs(body, data[length:]),
+        _sized(body.inputs),
         outputs,
         is_binary,
         min(timeout_us, MAX_TIMEOUT_US) / 1e6 if isinstance(timeout_us, int) else None,
     )
+
+
+_read_again = lru_cache(MAX_KEPT)(_read_json)
 
 
 def write_inference(model: str, wanted: Inference, answer: Outputs) -> tuple[bytes, int | None]:
@@ -137,10 +156,10 @@ def _length(header: str, num_bytes: int) -> int:
     return int(header)
 
 
-def _read_inputs(body: InferBody, rest: bytes) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    place = 0
-    for one in _checked(body.inputs):
+def _sized(given: list[Parameters]) -> list[tuple[InferInput, int | None]]:
+    """Raises InvalidRequestError for what no bytes could mend."""
+    found: dict[str, tuple[InferInput, int | None]] = {}
+    for one in _checked(given):
         if one.name in found:
             raise InvalidRequestError(f"input {one.name!r} is there twice")
         if one.datatype not in VALUE_BYTES:
@@ -150,10 +169,20 @@ def _read_inputs(body: InferBody, rest: bytes) -> dict[str, Tensor]:
         where = f"input {one.name!r}"
         size = _allowed(one.parameters, where, {"binary_data_size": int}).get("binary_data_size")
         if isinstance(size, int):
-            found[one.name] = _of_bytes(one, size, rest[place : place + max(0, size)])
-            place += size
-        else:
+            _check_size(one, size)
+        found[one.name] = one, size if isinstance(size, int) else None
+    return list(found.values())
+
+
+def _read_inputs(asked: list[tuple[InferInput, int | None]], rest: bytes) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    place = 0
+    for one, size in asked:
+        if size is None:
             found[one.name] = _of_data(one)
+            continue
+        found[one.name] = _of_bytes(one, size, rest[place : place + size])
+        place += size
     if place != len(rest):
         raise InvalidRequestError(
             f"{len(rest)} bytes follow the JSON; the inputs' binary_data_size make {place}"
@@ -169,7 +198,7 @@ def _checked(given: list[Parameters]) -> list[InferInput]:
         return [check(InferInput, one, f"inputs[{number}]") for number, one in enumerate(given)]
 
 
-def _of_bytes(one: InferInput, size: int, data: bytes) -> Tensor:
+def _check_size(one: InferInput, size: int) -> None:
     if one.data is not None:
         raise InvalidRequestError(f"input {one.name!r} has both data and binary_data_size")
     wanted = prod(one.shape) * VALUE_BYTES[one.datatype]
@@ -178,6 +207,9 @@ def _of_bytes(one: InferInput, size: int, data: bytes) -> Tensor:
             f"input {one.name!r} has binary_data_size {size}; {one.datatype} {one.shape} takes "
             f"{wanted}"
         )
+
+
+def _of_bytes(one: InferInput, size: int, data: bytes) -> Tensor:
     if len(data) != size:
         raise InvalidRequestError(
             f"input {one.name!r} has {len(data)} of its {size} bytes behind the JSON"

@@ -83,9 +83,10 @@ class KServeRoutes:
         header = request.headers.get(HEADER)
         if header is not None:  # bytes follow the JSON, as many as a message carries
             request = request.clone(client_max_size=MAX_MESSAGE_BYTES)
-        wanted = read_inference(await request.read(), header, self._max_json_bytes)
+        data = await request.read()
+        wanted, inputs = read_inference(data, header, self._max_json_bytes)
         answer = await self._recommenders.score(
-            wanted.inputs,
+            inputs,
             is_typed=True,
             version=version,
             timeout_s=timeout_of(request, wanted.timeout_s),
