@@ -6,8 +6,11 @@ PORT ?= 8080
 E2E ?= e2e
 REFERENCE ?= reference
 SUITES ?= loads
+# Processes that share out the tests. Some of those have bounds that a busy machine may break.
+JOBS ?= 0
 PEERS_PYTHON ?= $(PY)
 PY := $(VENV)/bin/python
+SHARED := --numprocesses $(JOBS) --dist loadfile
 # The first of these that runs and is at least 3.11 (a pyenv shim may exist and not run).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -61,10 +64,10 @@ types: $(VENV)/.test ## mypy --strict
 	$(PY) -m mypy
 
 test: lint types ## all that needs no Docker
-	$(PY) -m pytest
+	$(PY) -m pytest $(SHARED)
 
 test-reference: $(VENV)/.reference ## against torch, transformers and the openai client; the console in Chromium
-	$(PY) -m pytest -m '$(REFERENCE)'
+	$(PY) -m pytest $(SHARED) -m '$(REFERENCE)'
 
 test-faults: $(VENV)/.test ## every service a process of its own over Redis, broken one by one
 	$(PY) -m pytest -m faults

@@ -87,7 +87,8 @@ def terminal(*arguments: object, **environment: str) -> Iterator[Terminal]:
     """Runs the command there; what is left of it ends with the body."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-    kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    others = ("NO_COLOR", "COLUMNS", "LINES")  # of the terminal in which the tests run
+    kept = {name: value for name, value in os.environ.items() if name not in others}
     process = subprocess.Popen(
         [sys.executable, "-c", OWN_TERMINAL, *CLI, *map(str, arguments)],
         cwd=ROOT,
