@@ -6,7 +6,7 @@ PORT ?= 8080
 E2E ?= e2e
 REFERENCE ?= reference
 SUITES ?= loads
-# Processes that share out the tests; 0: this one.
+# Processes that share out the tests; 0: this one. A few tests have bounds that a busy machine may break.
 JOBS ?= 0
 PEERS_PYTHON ?= $(PY)
 PY := $(VENV)/bin/python

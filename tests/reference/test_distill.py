@@ -137,6 +137,7 @@ def test_answers_are_what_the_target_says_and_are_asked_for_once(
     assert len(whole) == len(kept)
 
 
+@pytest.mark.thorough
 def test_a_fresh_draft_model_learns_and_is_served(
     prompts: Path, collected: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
