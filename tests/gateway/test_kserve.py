@@ -167,7 +167,7 @@ async def test_tensors_in_binary_come_back_in_binary(house: House) -> None:  # n
 
 
 async def test_the_json_of_a_request_may_be_that_of_another_with_other_numbers(
-    house: House,  # noqa: F811
+    house: House,  # noqa: F811 - the fixture, imported
 ) -> None:
     """What was made of it is kept; its bytes are not, nor is a failure."""
     other = {name: array[::-1].copy() for name, array in INPUTS.items()}
@@ -250,7 +250,7 @@ BAD: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("sent", "words"), BAD)
 async def test_what_is_wrong_is_a_400_that_names_it(
-    house: House,  # noqa: F811
+    house: House,  # noqa: F811 - the fixture, imported
     sent: object,
     words: str,
 ) -> None:
@@ -323,7 +323,7 @@ class TestMany:
 
     async def test_an_answer_that_no_message_carries_is_refused_before_it_is_computed(
         self,
-        house: House,  # noqa: F811
+        house: House,  # noqa: F811 - the fixture, imported
     ) -> None:
         many = {**INPUTS, "item": np.zeros(720_000, np.int64), "prices": INPUTS["prices"][:1]}
         data, length = binary(many)
