@@ -6,8 +6,9 @@ PORT ?= 8080
 E2E ?= e2e
 REFERENCE ?= reference
 SUITES ?= loads
-# Processes that share out the tests; 0: this one. A few tests have bounds that a busy machine may break.
-JOBS ?= 0
+# Processes that share out the tests, but for those with bounds in seconds, which follow alone.
+JOBS ?= 2
+ALONE := faults or alone
 PEERS_PYTHON ?= $(PY)
 PY := $(VENV)/bin/python
 SHARED := --numprocesses $(JOBS) --dist loadfile
@@ -64,7 +65,8 @@ types: $(VENV)/.test ## mypy --strict
 	$(PY) -m mypy
 
 test: lint types ## all that needs no Docker
-	$(PY) -m pytest $(SHARED)
+	$(PY) -m pytest $(SHARED) -m 'not (reference or e2e or soak or $(ALONE))'
+	$(PY) -m pytest -m '$(ALONE)'
 
 test-reference: $(VENV)/.reference ## against torch, transformers and the openai client; the console in Chromium
 	$(PY) -m pytest $(SHARED) -m '$(REFERENCE)'

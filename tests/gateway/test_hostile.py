@@ -29,6 +29,7 @@ from tests.gateway.house import MSGPACK, model_folders
 from tests.system import running
 
 __all__ = ["model_folders"]
+pytestmark = pytest.mark.alone
 
 BODY_TIMEOUT_S = 0.3
 MAX_S = 1.0

@@ -20,6 +20,8 @@ from shared.messages import Cancelled, Finished, GenerateRequest
 from shared.service import Terminal
 from tests.gateway.conftest import REPORT, ScriptedVerifier, Stage
 
+pytestmark = pytest.mark.alone
+
 PATH = "/v1/completions"
 NUM_STREAMS, NUM_TOKENS = 1000, 40
 ENDLESS = 100_000

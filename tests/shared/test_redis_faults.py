@@ -23,6 +23,8 @@ from tests.redis_cluster import RedisCluster, Watched
 from tests.redis_server import RedisServer, free_port
 from tests.shared.test_bus_contract import TOPIC, request, soon
 
+pytestmark = pytest.mark.alone
+
 Several = Callable[[Path], AbstractAsyncContextManager[tuple[BusConfig, RedisServer]]]
 Full = Callable[[RedisServer], AbstractAsyncContextManager[None]]
 

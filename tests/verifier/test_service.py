@@ -146,6 +146,7 @@ async def test_a_request_past_its_deadline_is_not_begun(client: Client) -> None:
     assert terminal.code == "deadline_exceeded"
 
 
+@pytest.mark.alone
 async def test_a_cancelled_request_ends_within_a_second(
     client: Client, verifier: VerifierService
 ) -> None:
