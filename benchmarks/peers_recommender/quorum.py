@@ -14,6 +14,7 @@ from benchmarks.peers_recommender.touching import ByTable, by_item
 from benchmarks.peers_recommender.worker import FloatArray, IntArray, Setup, System, main
 from services.recommender.engine import Engine
 from services.recommender.kernel import Kernel
+from services.recommender.layers import read_layers
 from services.recommender.machine_code import RING
 from services.recommender.manifest import load_manifest
 from services.recommender.memory import map_arena
@@ -145,10 +146,10 @@ class Quorum:
             "limit:by-table": gather(ByTable(program, arena.bytes)),
         }
         for precision, served in setup.served.items():
-            engine = Engine(
-                *(layout, arena, served / layout.dense),
-                num_threads=setup.threads,
-            )
+            # The same tables, and the dense part of each.
+            own = load_manifest(served)
+            layers = read_layers(served / own.layers) if own.layers else None
+            engine = Engine(*(layout, arena, served / own.dense, layers), num_threads=setup.threads)
             systems[f"quorum:{precision}"] = _Scores(engine, num_columns)
         return systems
 

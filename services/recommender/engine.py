@@ -17,13 +17,17 @@ import numpy as np
 from services.recommender.dense import Dense
 from services.recommender.hand import Hand, Helper
 from services.recommender.kernel import Kernel
+from services.recommender.layers import Layers
 from services.recommender.layout import Layout
 from services.recommender.memory import Arena
-from services.recommender.query import WAKING_ROWS, Bags, FloatArray, IntArray, Query, cut
+from services.recommender.query import Bags, FloatArray, IntArray, Query, Slice, cut
 from services.recommender.wiring import wire
 
 SLICE_ROWS = 256
 """At most: what the dense graph computes of a slice stays in its core's second cache."""
+WAKING_ROWS, WAKING_ROWS_OF_LAYERS = 12, 64
+"""Fewer for each of several threads are scored sooner than another thread has woken, by a graph and
+by layers in machine code."""
 
 
 class Engine:
@@ -34,11 +38,13 @@ class Engine:
         layout: Layout,
         arena: Arena,
         dense: Path,
+        layers: Layers | None = None,
         *,
         num_threads: int,
         slice_rows: int = SLICE_ROWS,
     ) -> None:
-        """Raises ModelError for a dense graph that does not fit the layout."""
+        """`layers` are those of the dense graph, if it is nothing else. Raises ModelError for one
+        that does not fit the layout."""
         wiring = wire(layout)
         self.arena = arena
         self.columns = wiring.columns
@@ -49,7 +55,8 @@ class Engine:
         tables = {output.name: tuple(output.shape) for output in layout.outputs}
         floats = {t.name: tuple(t.shape) for t in layout.inputs if t.dtype == "float32"}
         self._floats = list(floats.values())
-        self._dense = Dense(dense, {**tables, **floats})
+        self._dense = Dense(dense, {**tables, **floats}, layers)
+        self._waking_rows = WAKING_ROWS_OF_LAYERS if self._dense.kernel else WAKING_ROWS
         self._hands = [
             Hand(kernel, self._dense, tables, floats, slice_rows) for _ in range(num_threads)
         ]
@@ -96,9 +103,16 @@ class Engine:
     def score(self, queries: Sequence[Query]) -> list[list[FloatArray]]:
         """For each query the dense graph's outputs [num_items, ...], the same bits whatever is
         scored with it. Raises ModelError, NotFiniteError among them."""
+        slices = cut(queries, self._slice_rows, len(self._hands), self._waking_rows)
+        if len(slices) == len(queries) == 1:
+            return [[output.copy() for output in self._hands[0].score(slices[0].pieces)]]
         bounds = [0, *accumulate(query.num_items for query in queries)]
-        found = [np.empty((bounds[-1], *s), np.float32) for s in self._dense.outputs.values()]
-        slices = deque(cut(queries, self._slice_rows, len(self._hands)))
+        found = self._share(deque(slices), bounds[-1])
+        return [[array[a:b] for array in found] for a, b in pairwise(bounds)]
+
+    def _share(self, slices: deque[Slice], num_rows: int) -> list[FloatArray]:
+        """Among as many hands as there are slices for. Returns the outputs of all rows."""
+        found = [np.empty((num_rows, *s), np.float32) for s in self._dense.outputs.values()]
         helpers = self._helpers[: max(0, len(slices) - 1)]
         for helper in helpers:
             helper.begin(slices, found)
@@ -109,11 +123,11 @@ class Engine:
             failures = [helper.end() for helper in helpers]
         for failure in filter(None, failures):
             raise failure
-        return [[array[a:b] for array in found] for a, b in pairwise(bounds)]
+        return found
 
     def warm_up(self) -> None:
         """Work for all hands that counts for nothing."""
-        num_rows = WAKING_ROWS * len(self._hands)
+        num_rows = self._waking_rows * len(self._hands)
         ids = np.zeros((1, self._num_columns), np.int64)
         none = Bags(np.zeros(0, np.int64), np.zeros(2, np.int64))
         floats = [np.zeros((1, *shape), np.float32) for shape in self._floats]

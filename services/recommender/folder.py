@@ -13,6 +13,7 @@ from services.recommender.catalogue import Items
 from services.recommender.engine import SLICE_ROWS, Engine
 from services.recommender.features import NamedRows, NumberedRows, Vocabulary
 from services.recommender.ids import IdGraph
+from services.recommender.layers import read_layers
 from services.recommender.layout import Catalogue, Field, Layout
 from services.recommender.manifest import load_manifest, version_of
 from services.recommender.memory import HUGE_PAGE, Arena, Memory, map_arena
@@ -40,9 +41,9 @@ def load_model(
     arena = map_arena(folder / layout.arena, layout.num_bytes, memory)
     _tell(folder, arena, memory)
     orders_in(layout, arena.bytes)
-    engine = Engine(
-        layout, arena, folder / layout.dense, num_threads=num_threads, slice_rows=slice_rows
-    )
+    layers = read_layers(folder / layout.layers) if layout.layers else None
+    dense = folder / layout.dense
+    engine = Engine(layout, arena, dense, layers, num_threads=num_threads, slice_rows=slice_rows)
     wiring = wire(layout)
     graph = IdGraph(folder / layout.indices) if layout.indices else None
     names = None

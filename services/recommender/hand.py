@@ -54,7 +54,7 @@ class Hand:
         """Scores one slice after the other, into its rows of the outputs, until none is left.
         Raises ModelError, NotFiniteError among them."""
         while (own := _next(slices)) is not None:
-            for target, output in zip(found, self._score(own.pieces), strict=True):
+            for target, output in zip(found, self.score(own.pieces), strict=True):
                 target[own.row : own.row + len(output)] = output
 
     def inputs(self, pieces: Sequence[Piece]) -> dict[str, FloatArray]:
@@ -62,7 +62,9 @@ class Hand:
         num_rows = self._fill(pieces)
         return {name: buffer[:num_rows].copy() for name, buffer in self._given.items()}
 
-    def _score(self, pieces: Sequence[Piece]) -> list[FloatArray]:
+    def score(self, pieces: Sequence[Piece]) -> list[FloatArray]:
+        """All outputs of the pieces' items, which the next call overwrites. Raises ModelError,
+        NotFiniteError among them."""
         num_rows = self._fill(pieces)
         if num_rows >= self._min_rows:
             return self._bound.run(num_rows)

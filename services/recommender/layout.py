@@ -175,6 +175,8 @@ class Layout:
     files: dict[str, str]
     ns: float | None = None
     """What an item's lookups take by the plan; None: all accesses one by one."""
+    layers: str | None = None
+    """File of what the dense graph computes, where that is layers in int8 and nothing else."""
 
     @property
     def context_fields(self) -> list[Field]:
@@ -323,7 +325,6 @@ def used_files(layout: Layout) -> list[str]:
     optional = [
         *(field.vocabulary for field in layout.fields),
         *((catalogue.names, catalogue.rows) if catalogue else ()),
-        layout.indices,
+        *(layout.indices, layout.layers),
     ]
-    present = [file for file in optional if file is not None]
-    return sorted({layout.arena, *present, layout.dense})
+    return sorted({layout.arena, layout.dense, *(file for file in optional if file is not None)})

@@ -51,8 +51,12 @@ def read_manifest(folder: Path) -> Layout:
 
 
 def version_of(layout: Layout) -> str:
-    """Twelve characters that change whenever any file of the model does."""
-    listed = json.dumps(asdict(layout), sort_keys=True)
+    """Twelve characters that change whenever any file of the model does, and stay the same for
+    models from before there were layers."""
+    fields = asdict(layout)
+    if layout.layers is None:
+        del fields["layers"]
+    listed = json.dumps(fields, sort_keys=True)
     return hashlib.sha256(listed.encode()).hexdigest()[:12]
 
 

@@ -31,6 +31,7 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import QuantType, quant_pre_process, quantize_static
 
+from services.recommender.chain import read_chain
 from services.recommender.comparison import Effect, compare
 from services.recommender.dense import open_session
 from services.recommender.folder import load_model
@@ -49,6 +50,7 @@ DEFAULT_REQUESTS = 32
 MAX_REQUESTS = 256
 MIN_ROWS = 4
 """Of a file: both halves are batches."""
+LAYERS_FILE = "layers.npz"
 _STEP = 1024
 
 
@@ -195,7 +197,12 @@ def _write_folder(folder: Path, layout: Layout, quantized: Path, out: Path) -> N
         if name != layout.dense:
             _link(folder / name, out / name)
     shutil.copyfile(quantized, out / layout.dense)
-    files = {**layout.files, layout.dense: checksum(out / layout.dense)}
+    written = [layout.dense]
+    if (layers := read_chain(onnx.load(quantized))) is not None:
+        layers.save(out / LAYERS_FILE)
+        written.append(LAYERS_FILE)
+        layout = replace(layout, layers=LAYERS_FILE)
+    files = layout.files | {name: checksum(out / name) for name in written}
     save_manifest(replace(layout, files=files), out)
 
 

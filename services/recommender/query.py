@@ -12,9 +12,6 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-WAKING_ROWS = 12
-"""Fewer for each of several threads are scored sooner than another thread has woken."""
-
 
 @dataclass(frozen=True, slots=True)
 class Bags:
@@ -53,12 +50,17 @@ class Slice(NamedTuple):
     pieces: list[Piece]
 
 
-def cut(queries: Sequence[Query], max_rows: int, num_hands: int = 1) -> list[Slice]:
-    """All items in their order, as evenly as so many hands can share them."""
-    num_rows = sum(query.num_items for query in queries)
+def cut(
+    queries: Sequence[Query], max_rows: int, num_hands: int = 1, waking_rows: int = 1
+) -> list[Slice]:
+    """All items in their order, as evenly as so many hands can share them. Less than `waking_rows`
+    for each of two hands is for one."""
+    num_rows = sum([query.num_items for query in queries])
+    if 0 < num_rows <= max_rows and (num_hands == 1 or num_rows < 2 * waking_rows):
+        return [Slice(0, [Piece(query, 0, query.num_items) for query in queries])]
     fewest = -(-num_rows // max_rows)
     even = -(-fewest // num_hands) * num_hands
-    size = -(-num_rows // max(1, fewest, min(even, num_rows // WAKING_ROWS)))
+    size = -(-num_rows // max(1, fewest, min(even, num_rows // waking_rows)))
     slices: list[Slice] = []
     room = 0
     for query in queries:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from services.recommender.dense import NotFiniteError
 from services.recommender.folder import load_model
 from services.recommender.model import Model
-from services.recommender.query import WAKING_ROWS, Bags, Query, cut
+from services.recommender.query import Bags, Query, cut
 from tests.recommender.test_quantize import write_pooled
 
 COUNTS = st.lists(st.integers(0, 700), max_size=6)
@@ -51,12 +51,12 @@ def query(num_items: int, seed: int, *, is_shared: bool = False) -> Query:
 
 
 @settings(max_examples=300)
-@given(COUNTS, st.integers(2, 300), st.integers(1, 5))
+@given(COUNTS, st.integers(2, 300), st.integers(1, 5), st.integers(1, 70))
 def test_slices_hold_each_item_once_and_are_shared_out_evenly(
-    counts: list[int], max_rows: int, num_hands: int
+    counts: list[int], max_rows: int, num_hands: int, waking_rows: int
 ) -> None:
     queries = [query(count, 0, is_shared=True) for count in counts]
-    slices = cut(queries, max_rows, num_hands)
+    slices = cut(queries, max_rows, num_hands, waking_rows)
     sizes = [sum(piece.stop - piece.start for piece in own.pieces) for own in slices]
     assert [own.row for own in slices] == [0, *accumulate(sizes)][:-1]
     held = [
@@ -68,9 +68,9 @@ def test_slices_hold_each_item_once_and_are_shared_out_evenly(
     assert held == [(number, item) for number, n in enumerate(counts) for item in range(n)]
     assert len(set(sizes[:-1])) <= 1
     assert all(0 < size <= min(sizes[0], max_rows) for size in sizes)
-    if sum(sizes) >= WAKING_ROWS * num_hands:
+    if sum(sizes) >= waking_rows * num_hands:
         assert len(slices) >= num_hands
-    elif sum(sizes) < 2 * WAKING_ROWS and sum(sizes) <= max_rows:
+    elif sum(sizes) < 2 * waking_rows and sum(sizes) <= max_rows:
         assert len(slices) <= 1
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +101,34 @@ def test_scores_move_by_a_small_share_of_their_spread(
     assert found.largest < largest * found.spread
     assert rho < found.spearman <= 1
     assert found.kendall > 0.9
+
+
+def test_layers_lie_beside_a_graph_that_is_nothing_else(folders: Path) -> None:
+    found = {name: load_manifest(folders / f"{name}8") for name in ("toy", "paper", "pooled")}
+    assert {name: layout.layers for name, layout in found.items()} == {
+        "toy": None, "paper": "layers.npz", "pooled": "layers.npz",
+    }  # fmt: skip
+    assert "layers.npz" in found["paper"].files
+    assert version_of(replace(found["paper"], layers=None)) != version_of(found["paper"])
+
+
+def test_a_model_without_layers_is_the_version_that_it_was(folders: Path) -> None:
+    layout = load_manifest(folders / "toy8")
+    before = {name: value for name, value in asdict(layout).items() if name != "layers"}
+    listed = json.dumps(before, sort_keys=True)
+    assert version_of(layout) == hashlib.sha256(listed.encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("content", [None, b"nonsense"], ids=["absent", "other"])
+def test_broken_layers_are_refused_by_name(
+    folders: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    folder = shutil.copytree(folders / "paper8", tmp_path / "model")
+    (folder / "layers.npz").unlink()
+    if content is not None:
+        (folder / "layers.npz").write_bytes(content)
+    with pytest.raises(ModelError, match=r"layers\.npz"):
+        load_model(folder, num_threads=1)
 
 
 @functools.cache
