@@ -247,6 +247,7 @@ def _settings(mode: str, draft_length: int) -> dict[str, str]:
     return {
         "auto": {},
         "plain": {"VERIFIER_DRAFTING": "none"},
+        "graph": {"DRAFTER_COMPILES": "false"},
         **{
             way: {"VERIFIER_DRAFTING": way} for way in ("all", "needed", "ahead", "lanes", "lookup")
         },

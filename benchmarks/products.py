@@ -16,7 +16,7 @@ from pathlib import Path
 
 from llvmlite import binding
 
-from services.recommender.kernel import compiled
+from shared.jit import compiled
 
 NUM_SUMS = 12
 """Independent sums: enough to hide how long one instruction takes."""

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import binding
 
-from services.recommender.kernel import compiled
 from services.recommender.machine_code import LINE, RING, write
 from services.recommender.program import Access, Program, Read, vector_bytes
+from shared.jit import compiled
 
 WORD = 4
 

@@ -25,6 +25,9 @@ class DrafterConfig(Settings):
     max_requests: int = Field(32, ge=1, description="requests whose state a draft model keeps")
     device: Literal["cpu", "cuda"] = Field("cpu", description="cuda: with deploy/gpu.yml")
     num_threads: int = Field(1, ge=1, description="of a neural draft model's forward pass")
+    compiles: bool = Field(
+        True, description="draft models with `compact.npz` as machine code, where that is faster"
+    )
     prefill_tokens: int = Field(256, ge=2, description="most prompt tokens in one pass")
     translate_from: Path | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""A small ONNX decoder as a draft model: many requests, one batch, rewinding KV caches.
+"""A small decoder as a draft model: many requests, one batch, rewinding KV caches.
 
 Behind the context of each request the model keeps the path that it has drafted. New context that
 follows the path moves along it, so that its rest is there already; any other begins a new path (a
@@ -12,12 +12,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from services.drafter.model import NOTHING, Proposed, Steps, Want
+from services.drafter.passes import Passes
 from shared.generation import Sampling
-from shared.lm.decoder import Decoder, FloatArray, Row
-from shared.lm.sampling import Place, draw_with_margins
+from shared.lm.decoder import Row
+from shared.lm.sampling import Place
 from shared.tokens import common_length
 
 SUREST = 99.0
@@ -70,6 +69,11 @@ class State:
         in_path = self.num_valid - len(self.context)
         return self.path[in_path:] if in_path >= 0 else self.context[self.num_valid :] + self.path
 
+    def cache(self, tokens: Sequence[int]) -> None:
+        """They went through the model."""
+        self.cached[self.num_valid :] = tokens
+        self.num_valid += len(tokens)
+
     def place(self) -> Place:
         """Of the next token of the path."""
         # Only penalties ask for the tokens themselves.
@@ -79,15 +83,15 @@ class State:
 
 
 class NeuralModel:
-    """A DraftModel over a Decoder, of whose slots each known request holds one."""
+    """A DraftModel over passes of a decoder, of whose slots each known request holds one."""
 
     kind = "neural"
 
-    def __init__(self, decoder: Decoder, prefill_tokens: int) -> None:
-        self._decoder = decoder
+    def __init__(self, passes: Passes, prefill_tokens: int) -> None:
+        self._passes = passes
         self._prefill_tokens = prefill_tokens
         self._states: OrderedDict[str, State] = OrderedDict()
-        self._free = sorted(range(decoder.max_slots), reverse=True)
+        self._free = sorted(range(passes.max_slots), reverse=True)
 
     def extend(
         self, request_id: str, start: int, tokens: Sequence[int], num_prompt_tokens: int
@@ -102,14 +106,18 @@ class NeuralModel:
         return True
 
     def propose(self, wants: Sequence[Want]) -> Steps[list[Proposed]]:
-        """Drafts for all requests in step, one token of each a pass."""
+        """Drafts for all requests in step, as many tokens of each at once as the shortest lacks."""
         # More requests may have come in at once than there are slots: the evicted propose nothing.
         lengths = {w.request_id: self._aim(w) for w in wants if w.request_id in self._states}
         states = {name: self._states[name] for name in lengths}
         num_ready = {name: min(len(states[name].path), lengths[name]) for name in lengths}
         self._prefill([state for name, state in states.items() if lengths[name]])
-        while short := [s for name, s in states.items() if len(s.path) < lengths[name]]:
-            self._step(short)
+        while missing := {
+            name: lengths[name] - len(state.path)
+            for name, state in states.items()
+            if len(state.path) < lengths[name]
+        }:
+            self._step([states[name] for name in missing], min(missing.values()))
             yield
         for want in wants:
             if want.ahead and lengths.get(want.request_id):
@@ -127,8 +135,7 @@ class NeuralModel:
             short = [s for s in self._states.values() if len(s.path) < min(s.goal, self._room(s))]
             if not short:
                 break
-            self._step(short)
-            num_drafted += len(short)
+            num_drafted += self._step(short) * len(short)
         return num_drafted
 
     def release(self, request_id: str) -> None:
@@ -157,7 +164,7 @@ class NeuralModel:
 
     def _room(self, state: State) -> int:
         """Tokens that a path may have within the model's context."""
-        return self._decoder.manifest.max_context - len(state.context) + 1
+        return self._passes.manifest.max_context - len(state.context) + 1
 
     def _prefill(self, states: Sequence[State]) -> None:
         """Brings long new contexts into the cache, each alone: joined, their passes would be
@@ -165,25 +172,16 @@ class NeuralModel:
         for state in states:
             while (missing := len(state.uncached()) - 1) > JOINT_TOKENS:
                 end = state.num_valid + min(missing, self._prefill_tokens)
-                self._forward([state], [state.context[state.num_valid : end]], 0)
+                tokens = state.context[state.num_valid : end]
+                self._passes.read([Row(state.slot, state.num_valid, tokens, 0)])
+                state.cache(tokens)
 
-    def _step(self, states: Sequence[State]) -> None:
-        """One more token for each path."""
-        logits = self._forward(states, [state.uncached() for state in states], 1)
-        tokens, margins = draw_with_margins(logits, [state.place() for state in states])
-        for state, token, margin in zip(states, tokens, margins, strict=True):
-            state.path.append(int(token))
-            state.margins.append(min(float(margin), SUREST))
-
-    def _forward(
-        self, states: Sequence[State], tokens: Sequence[list[int]], num_logits: int
-    ) -> FloatArray:
-        rows = [
-            Row(state.slot, state.num_valid, new, num_logits)
-            for state, new in zip(states, tokens, strict=True)
-        ]
-        logits = self._decoder.forward(rows)
-        for state, row in zip(states, rows, strict=True):
-            state.cached[row.start :] = row.tokens
-            state.num_valid += len(row.tokens)
-        return np.concatenate(logits)
+    def _step(self, states: Sequence[State], count: int = 1) -> int:
+        """So many more tokens for each path, or fewer, but as many for each: how many."""
+        rows = [Row(state.slot, state.num_valid, state.uncached(), 1) for state in states]
+        drawn = self._passes.draw(rows, [state.place() for state in states], count)
+        for state, row, own in zip(states, rows, drawn, strict=True):
+            state.cache([*row.tokens, *own.tokens[:-1]])
+            state.path += own.tokens
+            state.margins += [min(margin, SUREST) for margin in own.margins]
+        return len(drawn[0].tokens)

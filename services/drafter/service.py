@@ -19,13 +19,13 @@ from services.drafter.config import DrafterConfig
 from services.drafter.model import NOTHING, DraftModel, Lookup, Steps, T, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
+from services.drafter.passes import load_passes
 from services.drafter.suffix import SuffixModel
 from shared import served
 from shared.bus.base import Bus
 from shared.config import BusConfig
 from shared.errors import ConfigError
 from shared.hosting import Host, Key, Wanted
-from shared.lm.decoder import load_decoder
 from shared.lm.vocabulary import vocabulary_digest
 from shared.messages import DraftRequest, Proposal, Release
 from shared.runner import Part
@@ -274,13 +274,14 @@ class Builder:
         config = self._config
 
         def load() -> DraftModel:
-            decoder = load_decoder(
+            passes = load_passes(
                 folder,
                 max_slots=config.max_requests,
                 num_threads=config.num_threads,
                 device=config.device,
+                compiles=config.compiles,
             )
-            model = NeuralModel(decoder, config.prefill_tokens)
+            model = NeuralModel(passes, config.prefill_tokens)
             if translate_from is None:
                 return model
             return _translated(model, translate_from, folder, config.max_requests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from services.recommender.layer_block import QUAD, Block, panels
-from services.recommender.llvm import I8, I16, I32, I64, Writer
+from shared.llvm import I8, I16, I32, I64, Writer
 
 BLOCKS = {16: ((6, 4), (1, 8)), 8: ((4, 2), (1, 4))}
 """Rows and vectors of columns that are summed at once, by a vector's lanes: as many as registers

@@ -9,7 +9,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from services.recommender.layer_block import LINE, Block, panels
-from services.recommender.llvm import BYTES, I8, I64, VOID, Writer
+from shared.llvm import BYTES, I8, I64, VOID, Writer
 
 TILE_ROWS = 16
 

@@ -18,6 +18,7 @@ from services.recommender.machine_code import RING, write
 from services.recommender.program import Program
 from services.recommender.row_code import MIX
 from shared.errors import ModelError
+from shared.jit import compiled
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -81,22 +82,3 @@ class Kernel:
             *(self._base, ids.ctypes.data, bounds.ctypes.data, num_bags),
             *(array.ctypes.data for array in arrays),
         )
-
-
-def compiled(text: str) -> binding.ExecutionEngine:
-    """LLVM's language as machine code for this CPU. Its functions live as long as the engine."""
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    module = binding.parse_assembly(text)
-    module.verify()
-    machine = binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(),
-        features=binding.get_host_cpu_features().flatten(),
-        opt=3,
-        jit=True,
-    )
-    builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(2))
-    builder.getModulePassManager().run(module, builder)
-    engine = binding.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    return engine

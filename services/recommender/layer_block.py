@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from services.recommender.llvm import FLOAT, I8, I32, I64, Writer
+from shared.llvm import FLOAT, I8, I32, I64, Writer
 
 LINE = 64
 """Bytes: rows of activations are padded to it, a tile's row is as long."""

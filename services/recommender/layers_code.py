@@ -14,7 +14,7 @@ from llvmlite import ir
 from services.recommender.by_registers import by_registers
 from services.recommender.by_tiles import by_tiles, release_tiles, set_tiles
 from services.recommender.layer_block import Block, LayerCode, to_bytes
-from services.recommender.llvm import BYTES, FLOAT, FLOATS, I64, Writer
+from shared.llvm import BYTES, FLOAT, FLOATS, I64, Writer
 
 Instructions = Literal["amx", "vnni", "avx-vnni", "avx2"]
 LANES: dict[Instructions, int] = {"amx": 16, "vnni": 16, "avx-vnni": 8, "avx2": 8}

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from llvmlite import binding
 
 from services.recommender.by_tiles import TILE_ROWS
-from services.recommender.kernel import compiled
 from services.recommender.layer_block import LINE, QUAD, LayerCode
 from services.recommender.layers import Layers
 from services.recommender.layers_code import LANES, Instructions, row_bytes, write
+from shared.jit import compiled
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]

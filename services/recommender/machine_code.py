@@ -10,7 +10,17 @@ from collections.abc import Iterator, Sequence
 
 from llvmlite import ir
 
-from services.recommender.llvm import (
+from services.recommender.program import (
+    SCALE_BYTES,
+    Access,
+    Bag,
+    Column,
+    Program,
+    Read,
+    vector_bytes,
+)
+from services.recommender.row_code import known, order_entry, row_of
+from shared.llvm import (
     BYTES,
     FLOAT,
     FLOATS,
@@ -23,16 +33,6 @@ from services.recommender.llvm import (
     VOID,
     Writer,
 )
-from services.recommender.program import (
-    SCALE_BYTES,
-    Access,
-    Bag,
-    Column,
-    Program,
-    Read,
-    vector_bytes,
-)
-from services.recommender.row_code import known, order_entry, row_of
 
 LINE = 64
 LONGEST_VECTOR = 16

@@ -78,7 +78,6 @@ class Engine:
         """Whether the last pass left them out."""
         self._wanted = asyncio.Event()
         self._seated: list[Session] = []
-        self._num_sampled = 0
         self._moves: list[Move] = []
         self._ended: float | None = None
         """When the last pass did, if requests have been in work ever since."""
@@ -94,7 +93,9 @@ class Engine:
         return self._drafting.way(self._load())
 
     def _load(self) -> Load:
-        return Load(len(self._seated), self._num_sampled)
+        """Requests whose prompts wait emit nothing, however they are drafted for."""
+        decoding = [session for session in self._seated if session.is_decoding]
+        return Load(len(decoding), sum(s.request.sampling.temperature > 0 for s in decoding))
 
     @property
     def price(self) -> float:
@@ -109,12 +110,9 @@ class Engine:
         """Holds a cache slot for the session. The caller keeps to the decoder's `max_slots`."""
         session.slot = len(self._seated)
         self._seated.append(session)
-        is_sampled = session.request.sampling.temperature > 0
-        self._num_sampled += is_sampled
         try:
             yield
         finally:
-            self._num_sampled -= is_sampled
             self._away.pop(session.id, None)
             last = self._seated.pop()
             if last is not session:

@@ -28,6 +28,8 @@ CARRIED = (
     "config.json",
     "generation_config.json",
 )
+COMPACT_WEIGHTS = 64_000_000
+"""Models with at most so many get them in bytes, too (shared/lm/compact.py)."""
 INLINE_BYTES = 1 << 30
 """Larger graphs keep their weights in a file beside them; protobuf ends at 2 GiB."""
 
@@ -110,10 +112,17 @@ def _rewrite(built: Path, manifest: Manifest) -> None:
 def _convert(source: Path, folder: Path, precision: str, stage: _Stage) -> None:
     import onnx
 
+    from services.verifier.compact import compact, num_weights
     from services.verifier.precision import convert
 
     stage(f"storing the weights as {precision}")
-    _save(convert(onnx.load(source / GRAPH_FILE), precision), folder)
+    model = onnx.load(source / GRAPH_FILE)
+    # Draft models have few weights; those of a larger one would be read from memory either way.
+    if precision in ("fp32", "fp16") and num_weights(model) <= COMPACT_WEIGHTS:
+        small = compact(model)
+        if small is not None:
+            small.save(folder)
+    _save(convert(model, precision), folder)
 
 
 def _save(model: object, folder: Path) -> None:

@@ -83,6 +83,11 @@ class Session:
         return len(self.tokens) - self.num_cached
 
     @property
+    def is_decoding(self) -> bool:
+        """Whether its prompt is in the cache."""
+        return self.num_uncached <= 1
+
+    @property
     def num_output_tokens(self) -> int:
         return len(self.tokens) - self.num_prompt_tokens
 

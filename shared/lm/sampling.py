@@ -146,8 +146,13 @@ def gumbel(seed: int, position: int, tokens: IntArray) -> FloatArray:
     return _noise(_bits(np.uint64(_key(seed, position)), tokens))
 
 
+def mixed_seed(seed: int) -> int:
+    """What the random numbers of all of a request's positions begin with, 64 bits."""
+    return _mix(seed & _MASK)
+
+
 def _key(seed: int, position: int) -> int:
-    return _mix(_mix(seed & _MASK) ^ (position * _GOLDEN & _MASK))
+    return _mix(mixed_seed(seed) ^ (position * _GOLDEN & _MASK))
 
 
 def _bits(keys: BitArray | np.uint64, tokens: IntArray) -> BitArray:

@@ -12,6 +12,22 @@ FLOAT, HALF, VOID = ir.FloatType(), ir.HalfType(), ir.VoidType()
 BYTES, FLOATS, LONGS = I8.as_pointer(), FLOAT.as_pointer(), I64.as_pointer()
 
 
+class Variable:
+    """A value that changes; LLVM keeps it in a register."""
+
+    def __init__(self, writer: Writer, value: ir.Value) -> None:
+        self._writer = writer
+        with writer.build.goto_entry_block():
+            self._place = writer.build.alloca(value.type)
+        self.set(value)
+
+    def get(self) -> ir.Value:
+        return self._writer.build.load(self._place)
+
+    def set(self, value: ir.Value) -> None:
+        self._writer.build.store(value, self._place)
+
+
 class Writer:
     """Writes the functions of a module, one after the other."""
 
@@ -40,6 +56,14 @@ class Writer:
             takes = ir.FunctionType(kind, [value.type for value in values])
             function = ir.Function(self.module, takes, name)
         return self.build.call(function, values)
+
+    def at(self, start: ir.Value, *steps: tuple[ir.Value | int, int]) -> ir.Value:
+        """A place some steps behind another: of each so many, of so many entries."""
+        place: ir.Value = I64(0)
+        for count, size in steps:
+            factor = I64(count) if isinstance(count, int) else count
+            place = self.build.add(place, self.build.mul(factor, I64(size)))
+        return self.build.gep(start, [place])
 
     def load(self, source: ir.Value, kind: ir.Type, align: int) -> ir.Value:
         return self.build.load(self.build.bitcast(source, kind.as_pointer()), align=align)

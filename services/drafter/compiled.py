@@ -1,0 +1,152 @@
+"""A plain Llama as machine code, made for it when a draft model is loaded (LLVM).
+
+Several tokens are drawn in one call, which holds no interpreter lock. Logits are nearly the graph's
+(shared/lm/compact.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+
+import numpy as np
+from llvmlite import binding
+
+from services.drafter.llama_code import LlamaCode
+from services.drafter.packing import fits, pack
+from services.drafter.passes import Drawn, drawn
+from services.drafter.pick_code import NUM_DRAW_WORDS
+from shared.errors import ModelError
+from shared.generation import Sampling
+from shared.jit import compiled
+from shared.lm.compact import Compact
+from shared.lm.decoder import FloatArray, Row, check_rows_fit
+from shared.lm.manifest import Manifest
+from shared.lm.sampling import Place, mixed_seed
+
+FEWEST_TOKENS = 64
+"""That a pass has room for from the start."""
+
+
+def lanes() -> int:
+    """Numbers of a vector on this CPU."""
+    return 16 if binding.get_host_cpu_features().get("avx512f") else 8
+
+
+class CompiledLlama:
+    """Passes of one model."""
+
+    def __init__(self, compact: Compact, manifest: Manifest, max_slots: int) -> None:
+        """For a model that `fits`."""
+        assert fits(compact, manifest)
+        self.manifest = manifest
+        self.max_slots = max_slots
+        width = lanes()
+        self._shape, self._weights = pack(compact, manifest, width)
+        code = LlamaCode(self._shape, width, binding.get_default_triple()).written()
+        self._engine = compiled(code)
+        word, pointer = ctypes.c_int64, ctypes.c_void_p
+        kinds = [*[pointer] * 3, word, *[pointer] * 3, word, pointer, word, pointer]
+        address = self._engine.get_function_address
+        self._forward = ctypes.CFUNCTYPE(None, *kinds)(address("forward"))
+        self._draft = ctypes.CFUNCTYPE(None, *kinds, word, *[pointer] * 3)(address("draft"))
+        # Pages come into being as slots are used.
+        self._cache = np.zeros((max_slots, self._shape.cache_floats()), np.float32)
+        self._max_tokens = self._max_drawn = 0
+        self._fit(FEWEST_TOKENS, FEWEST_TOKENS)
+
+    def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
+        """Logits [num_logits, V] of each row. Raises ModelError."""
+        ends = [*accumulate(len(row.tokens) for row in rows)]
+        wanted = [
+            number
+            for row, end in zip(rows, ends, strict=True)
+            for number in range(end - row.num_logits, end)
+        ]
+        self._forward(*self._prepared(rows, wanted, len(wanted)))
+        logits = self._logits[: len(wanted), : self.manifest.vocab_size].copy()
+        ends = [*accumulate(row.num_logits for row in rows)]
+        return [logits[end - row.num_logits : end] for row, end in zip(rows, ends, strict=True)]
+
+    def read(self, rows: Sequence[Row]) -> None:
+        self._forward(*self._prepared(rows, [], 0))
+
+    def draw(self, rows: Sequence[Row], places: Sequence[Place], count: int) -> list[Drawn]:
+        if not all(_is_simple(place.sampling) for place in places):
+            return drawn(np.concatenate(self.forward(rows)), places)
+        longest = max(row.start + len(row.tokens) for row in rows) + count - 1
+        if longest > self.manifest.max_context:
+            raise ModelError(f"{longest} tokens exceed the context of {self.manifest.max_context}")
+        wanted = [end - 1 for end in accumulate(len(row.tokens) for row in rows)]
+        draws = [word for place in places for word in _draw(place.sampling)]
+        arguments = self._prepared(rows, wanted, len(rows) * count, draws)
+        drafted, margins = self._drafted.ctypes.data, self._margins.ctypes.data
+        at_draws = self._words.ctypes.data + 8 * (3 * arguments[7] + len(rows))
+        self._draft(*arguments, count, at_draws, drafted, margins)
+        tokens = self._drafted[: len(rows) * count].tolist()
+        chances = self._margins[: len(rows) * count].tolist()
+        parts = (slice(start, start + count) for start in range(0, len(tokens), count))
+        return [Drawn(tokens[part], chances[part]) for part in parts]
+
+    def _prepared(
+        self, rows: Sequence[Row], wanted: list[int], num_drawn: int, draws: Sequence[int] = ()
+    ) -> tuple[int, ...]:
+        """The arguments of a pass, all words of which lie one behind the other: each conversion
+        takes as long as a tenth of the pass."""
+        check_rows_fit(rows, self.manifest, self.max_slots)
+        words: list[int] = []
+        for row in rows:
+            words += row.tokens
+        count = len(words)
+        self._fit(count, max(num_drawn, len(wanted)))
+        for row in rows:
+            words += [row.slot] * len(row.tokens)
+        for row in rows:
+            words += range(row.start, row.start + len(row.tokens))
+        words += wanted
+        words += draws
+        self._words[: len(words)] = words
+        start = self._words.ctypes.data
+        parts = (start + 8 * count * part for part in range(4))
+        tokens, slots, places, own = parts
+        return (
+            *(self._weights.ctypes.data, self._cache.ctypes.data, self._work.ctypes.data),
+            *(self._max_tokens, tokens, slots, places, count, own, len(wanted)),
+            self._logits.ctypes.data,
+        )
+
+    def _fit(self, num_tokens: int, num_drawn: int) -> None:
+        """Makes room for a pass of so many tokens, of which so many have logits or are drawn."""
+        shape = self._shape
+        if num_tokens > self._max_tokens:
+            self._max_tokens = 2 * num_tokens
+            size = self._max_tokens * shape.work_floats() + shape.num_heads * shape.max_context
+            self._work = np.zeros(size, np.float32)
+            self._words = np.zeros(self._max_tokens * (4 + NUM_DRAW_WORDS), np.int64)
+        if num_drawn > self._max_drawn:
+            self._max_drawn = 2 * num_drawn
+            self._logits = np.zeros((self._max_drawn, shape.columns), np.float32)
+            self._drafted = np.zeros(self._max_drawn, np.int64)
+            self._margins = np.zeros(self._max_drawn, np.float32)
+
+
+def _is_simple(sampling: Sampling) -> bool:
+    """Whether machine code draws so."""
+    filters = sampling.min_p > 0.0 or sampling.top_k > 0 or sampling.top_p < 1.0
+    return not filters and not sampling.is_penalized and not sampling.logit_bias
+
+
+def _draw(sampling: Sampling) -> tuple[int, int]:
+    """See pick_code.py."""
+    if sampling.temperature == 0.0:
+        return 0, 0
+    return _words_of(sampling.temperature, sampling.seed)
+
+
+@lru_cache(maxsize=1024)
+def _words_of(temperature: float, seed: int) -> tuple[int, int]:
+    inverse, mixed = struct.pack("f", 1 / temperature), struct.pack("Q", mixed_seed(seed))
+    return struct.unpack("i", inverse)[0], struct.unpack("q", mixed)[0]
