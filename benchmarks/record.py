@@ -22,6 +22,7 @@ from services.drafter.config import DrafterConfig
 from services.drafter.model import DraftModel, Lookup, Proposed, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
+from services.drafter.passes import load_passes
 from services.drafter.suffix import SuffixModel
 from services.voter.estimator import Opinion
 from shared import served
@@ -58,13 +59,22 @@ class Family:
         self.config = DrafterConfig.model_validate({})
         (target,) = [target for target in served.read(MODELS) if target.name == TARGET]
         self._target = self._decoder(target.name)
-        self._neural = {name: self._decoder(name) for name in target.drafters}
+        self._neural = {
+            name: load_passes(
+                MODELS / name,
+                max_slots=AT_A_TIME,
+                num_threads=1,
+                device="cpu",
+                compiles=self.config.compiles,
+            )
+            for name in target.drafters
+        }
 
     def neural(self) -> dict[str, DraftModel]:
         """The neural draft models, fresh, by their names."""
         return {
-            name: NeuralModel(decoder, self.config.prefill_tokens)
-            for name, decoder in self._neural.items()
+            name: NeuralModel(passes, self.config.prefill_tokens)
+            for name, passes in self._neural.items()
         }
 
     def drafters(self) -> dict[str, DraftModel]:

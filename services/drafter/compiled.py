@@ -39,12 +39,14 @@ def lanes() -> int:
 class CompiledLlama:
     """Passes of one model."""
 
-    def __init__(self, compact: Compact, manifest: Manifest, max_slots: int) -> None:
-        """For a model that `fits`."""
+    def __init__(
+        self, compact: Compact, manifest: Manifest, max_slots: int, width: int | None = None
+    ) -> None:
+        """For a model that `fits`, with vectors of 8 or 16 numbers; None: as this CPU has them."""
         assert fits(compact, manifest)
         self.manifest = manifest
         self.max_slots = max_slots
-        width = lanes()
+        width = width or lanes()
         self._shape, self._weights = pack(compact, manifest, width)
         code = LlamaCode(self._shape, width, binding.get_default_triple()).written()
         self._engine = compiled(code)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -93,8 +94,8 @@ def load_compact(folder: Path) -> Compact:
     """What was saved in `folder`. Raises ModelError."""
     path = folder / FILE_NAME
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = dict(archive)
         if arrays["format"] != FORMAT:
             raise ModelError(f"{path} has format {arrays['format']}; {FORMAT} is known")
         head = _linear(arrays, "head")
@@ -109,7 +110,7 @@ def load_compact(folder: Path) -> Compact:
             scale=float(arrays["scale"]),
             layers=[_layer(arrays, str(number)) for number in range(int(arrays["num_layers"]))],
         )
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 

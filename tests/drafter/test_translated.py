@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from services.drafter.config import DrafterConfig
 from services.drafter.model import NOTHING, Want, finish
 from services.drafter.neural import NeuralModel
+from services.drafter.passes import GraphPasses
 from services.drafter.service import build as build_drafters
 from services.drafter.translated import TranslatedModel
 from services.drafter.vocabulary import make_pair
@@ -174,7 +175,7 @@ def build(root: Path, max_requests: int = 4) -> TranslatedModel:
     pair = make_pair(root / "target", root / "other")
     assert pair is not None
     decoder = load_decoder(root / "other", max_slots=max_requests, num_threads=1)
-    return TranslatedModel(NeuralModel(decoder, 32), pair, max_requests)
+    return TranslatedModel(NeuralModel(GraphPasses(decoder), 32), pair, max_requests)
 
 
 def text_of(root: Path, prompt: list[int], num_tokens: int) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from services.verifier.batch import Limits
+from services.verifier.drafting import Drafting, Load
 from services.verifier.engine import Engine
 from services.verifier.pass_cost import PassCost, Shape
 from services.verifier.prefix_cache import PrefixCache
@@ -154,6 +155,35 @@ async def test_prompts_and_drafts_take_turns_where_padding_is_dear(
     for one in (long, short):
         expected = decode_plainly(plain, one.request.prompt, one.num_output_tokens, GREEDY)
         assert expected == one.tokens[one.num_prompt_tokens :]
+    running.cancel()
+    await asyncio.wait([running])
+    engine.close()
+
+
+async def test_requests_whose_prompts_wait_are_no_part_of_the_load(
+    decoder: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They emit nothing: whoever is at work would be thought to bring too little."""
+    observed: list[tuple[Load, int]] = []
+
+    class Told(Drafting):
+        def observe(self, load: Load, num_tokens: int, seconds: float) -> None:
+            observed.append((load, num_tokens))
+            super().observe(load, num_tokens, seconds)
+
+    monkeypatch.setattr("services.verifier.engine.Drafting", Told)
+    cost = Fixed({2: 3.0, 1000: 1001.0}, padding_s=9.0)
+    engine = Engine(decoder, cost, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(0, 8))
+    running = asyncio.create_task(engine.run())
+    long, short = session(1, 90), session(2, 2)
+    with engine.seat(long), engine.seat(short):
+        await decode(engine, short, 1)
+        await asyncio.gather(decode(engine, long, 1), decode(engine, short, 11))
+        assert len(observed) >= 10
+        assert {load for load, _ in observed[:9]} == {Load(1, 0)}
+        observed.clear()
+        await asyncio.gather(decode(engine, long, 12), decode(engine, short, 22))
+        assert Load(2, 0) in {load for load, num_tokens in observed if num_tokens == 2}
     running.cancel()
     await asyncio.wait([running])
     engine.close()
