@@ -9,7 +9,8 @@ from llvmlite import ir
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 FLOAT, HALF, VOID = ir.FloatType(), ir.HalfType(), ir.VoidType()
-BYTES, FLOATS, LONGS = I8.as_pointer(), FLOAT.as_pointer(), I64.as_pointer()
+BYTES, LONGS = I8.as_pointer(), I64.as_pointer()
+FLOATS, HALVES = FLOAT.as_pointer(), HALF.as_pointer()
 
 
 class Variable:

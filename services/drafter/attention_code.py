@@ -1,8 +1,8 @@
 """Attention over a cache in LLVM's language: pure.
 
-Of a slot and a layer the cache holds keys, by vectors of places, of each vector one number of all
-heads' keys after the other, so that products for a vector of places need no sum across it; and
-behind them values, [KV heads, places, head size].
+Of a slot and a layer the cache holds, in 16 bits, keys, by vectors of places, of each vector one
+number of all its keys after the other, so that products for a vector of places need no sum across
+it; and behind them values, [KV heads, places, head size].
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import reduce
 from llvmlite import ir
 
 from services.drafter.vector_code import Vectors, exponential
-from shared.llvm import FLOATS, I32, I64, LONGS
+from shared.llvm import FLOATS, HALF, HALVES, I32, I64, LONGS
 
 HEADS_AT_ONCE = 4
 """Queries that share keys and values while those are in registers."""
@@ -35,7 +35,7 @@ class Attention:
     max_context: int
     """A multiple of a vector's lanes."""
     scale: float
-    slot_floats: int
+    slot_numbers: int
     """From a slot's cache to the next one's."""
 
     @property
@@ -43,7 +43,7 @@ class Attention:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_size
 
     @property
-    def head_floats(self) -> int:
+    def head_numbers(self) -> int:
         """Keys, or values, of a KV head."""
         return self.max_context * self.head_size
 
@@ -51,7 +51,8 @@ class Attention:
         """`turn(cos, sin, cache, qkv, slots, places, count)`: queries and keys turned by their
         places, in place; keys and values into the cache."""
         v = self.v
-        function = v.begin("turn", [*[FLOATS] * 4, LONGS, LONGS, I64], "noinline")
+        kinds = [FLOATS, FLOATS, HALVES, FLOATS, LONGS, LONGS, I64]
+        function = v.begin("turn", kinds, "noinline")
         cos, sin, cache, qkv, slots, places, count = function.args
         build, half = v.build, self.head_size // 2
         with v.loop(I64(0), count) as number:
@@ -71,14 +72,14 @@ class Attention:
         """`attend(cache, qkv, slots, places, count, target, scores)`: what each query sees in its
         slot up to its place, into the target [count, heads x head size]."""
         v = self.v
-        kinds = [FLOATS, FLOATS, LONGS, LONGS, I64, FLOATS, FLOATS]
+        kinds = [HALVES, FLOATS, LONGS, LONGS, I64, FLOATS, FLOATS]
         function = v.begin("attend", kinds, "noinline")
         cache, qkv, slots, places, count, target, scores = function.args
         build, group = v.build, self.num_heads // self.num_kv_heads
         with v.loop(I64(0), count) as number, v.loop(I64(0), I64(self.num_kv_heads)) as kv_head:
             place = build.load(build.gep(places, [number]))
-            keys = v.at(self._cache(cache, slots, number), (kv_head, self.head_floats))
-            values = v.at(keys, (self.num_kv_heads, self.head_floats))
+            keys = v.at(self._cache(cache, slots, number), (kv_head, self.head_numbers))
+            values = v.at(keys, (self.num_kv_heads, self.head_numbers))
             for first in range(0, group, HEADS_AT_ONCE):
                 heads = range(first, min(group, first + HEADS_AT_ONCE))
                 starts = [build.add(build.mul(kv_head, I64(group)), I64(head)) for head in heads]
@@ -93,7 +94,7 @@ class Attention:
 
     def _cache(self, cache: ir.Value, slots: ir.Value, number: ir.Value) -> ir.Value:
         slot = self.v.build.load(self.v.build.gep(slots, [number]))
-        return self.v.at(cache, (slot, self.slot_floats))
+        return self.v.at(cache, (slot, self.slot_numbers))
 
     def _rotate(self, head: ir.Value, cos: ir.Value, sin: ir.Value) -> None:
         """Of two halves of a head, each number with its counterpart."""
@@ -109,12 +110,14 @@ class Attention:
     ) -> None:
         v, build = self.v, self.v.build
         vector, lane = build.udiv(place, I64(v.lanes)), build.urem(place, I64(v.lanes))
-        keys = v.at(own, (head, self.head_floats), (vector, self.head_size * v.lanes), (lane, 1))
+        keys = v.at(own, (head, self.head_numbers), (vector, self.head_size * v.lanes), (lane, 1))
         with v.loop(I64(0), I64(self.head_size)) as number:
-            build.store(build.load(build.gep(key, [number])), v.at(keys, (number, v.lanes)))
-        values = v.at(own, (self.num_kv_heads + head, self.head_floats), (place, self.head_size))
+            own_key = build.fptrunc(build.load(build.gep(key, [number])), HALF)
+            build.store(own_key, v.at(keys, (number, v.lanes)))
+        values = v.at(own, (self.num_kv_heads + head, self.head_numbers), (place, self.head_size))
         for start in v.vectors(self.head_size):
-            v.write(v.read(v.at(value, (start, 1))), v.at(values, (start, 1)))
+            narrow = build.fptrunc(v.read(v.at(value, (start, 1))), ir.VectorType(HALF, v.lanes))
+            v.store(narrow, v.at(values, (start, 1)), 2)
 
     def _weigh(
         self,
@@ -155,7 +158,7 @@ class Attention:
         with v.loop(I64(0), I64(self.head_size), _CHAINS) as number:
             for chain in range(_CHAINS):
                 at = build.add(number, I64(chain))
-                own = v.read(v.at(keys, (at, v.lanes)))
+                own = v.halves(v.at(keys, (at, v.lanes)))
                 for query, each in zip(queries, sums, strict=True):
                     value = v.splat(build.load(build.gep(query, [at])), v.lanes)
                     each[chain].set(v.fused(value, own, each[chain].get()))
@@ -175,7 +178,7 @@ class Attention:
         sums = [[v.variable(v.zeros()) for _ in starts] for _ in scores]
         with v.loop(I64(0), build.add(place, I64(1))) as number:
             row = v.at(values, (number, self.head_size))
-            parts = [v.read(v.at(row, (start, 1))) for start in starts]
+            parts = [v.halves(v.at(row, (start, 1))) for start in starts]
             for own, each in zip(scores, sums, strict=True):
                 weight = v.splat(build.load(build.gep(own, [number])), v.lanes)
                 for part, total in zip(parts, each, strict=True):

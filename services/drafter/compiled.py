@@ -7,8 +7,10 @@ Several tokens are drawn in one call, which holds no interpreter lock. Logits ar
 from __future__ import annotations
 
 import ctypes
+import platform
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
@@ -31,32 +33,56 @@ FEWEST_TOKENS = 64
 """That a pass has room for from the start."""
 
 
-def lanes() -> int:
-    """Numbers of a vector on this CPU."""
-    return 16 if binding.get_host_cpu_features().get("avx512f") else 8
+@dataclass(frozen=True, slots=True)
+class Instructions:
+    """Numbers of a vector, and whether bytes are multiplied by fours."""
+
+    lanes: int
+    has_dots: bool
+    needed: tuple[str, ...] = ()
+    """Features of an x86 CPU."""
+
+
+_BASE = ("avx2", "f16c", "fma")
+X86 = (
+    Instructions(16, True, (*_BASE, "avx512f", "avx512bw", "avx512vnni")),
+    Instructions(8, True, (*_BASE, "avxvnni")),
+    Instructions(16, False, (*_BASE, "avx512f")),
+    Instructions(8, False, _BASE),
+)
+"""The fastest first."""
+
+
+def usable() -> list[Instructions]:
+    """Those of this CPU, the fastest first; none where numbers of 16 bits are not widened."""
+    if platform.machine() == "x86_64":
+        has = binding.get_host_cpu_features()
+        return [own for own in X86 if all(has.get(feature) for feature in own.needed)]
+    return [Instructions(8, False)] if platform.machine() in ("aarch64", "arm64") else []
 
 
 class CompiledLlama:
     """Passes of one model."""
 
     def __init__(
-        self, compact: Compact, manifest: Manifest, max_slots: int, width: int | None = None
+        self, compact: Compact, manifest: Manifest, max_slots: int, instructions: Instructions
     ) -> None:
-        """For a model that `fits`, with vectors of 8 or 16 numbers; None: as this CPU has them."""
+        """For a model that `fits`, by instructions that are usable."""
         assert fits(compact, manifest)
         self.manifest = manifest
         self.max_slots = max_slots
-        width = width or lanes()
-        self._shape, self._weights = pack(compact, manifest, width)
-        code = LlamaCode(self._shape, width, binding.get_default_triple()).written()
-        self._engine = compiled(code)
+        lanes, has_dots = instructions.lanes, instructions.has_dots
+        self._shape, self._weights = pack(compact, manifest, lanes, has_dots=has_dots)
+        triple = binding.get_default_triple()
+        code = LlamaCode(self._shape, lanes, triple, has_dots=has_dots)
+        self._engine = compiled(code.written())
         word, pointer = ctypes.c_int64, ctypes.c_void_p
         kinds = [*[pointer] * 3, word, *[pointer] * 3, word, pointer, word, pointer]
         address = self._engine.get_function_address
         self._forward = ctypes.CFUNCTYPE(None, *kinds)(address("forward"))
         self._draft = ctypes.CFUNCTYPE(None, *kinds, word, *[pointer] * 3)(address("draft"))
         # Pages come into being as slots are used.
-        self._cache = np.zeros((max_slots, self._shape.cache_floats()), np.float32)
+        self._cache = np.zeros((max_slots, self._shape.cache_numbers()), np.float16)
         self._max_tokens = self._max_drawn = 0
         self._fit(FEWEST_TOKENS, FEWEST_TOKENS)
 

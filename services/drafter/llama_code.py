@@ -15,7 +15,7 @@ from services.drafter.attention_code import Attention
 from services.drafter.linear_code import LinearCode, linear
 from services.drafter.pick_code import NUM_DRAW_WORDS, pick
 from services.drafter.vector_code import Vectors, exponential
-from shared.llvm import BYTES, FLOAT, FLOATS, I64, LONGS
+from shared.llvm import BYTES, FLOAT, FLOATS, HALVES, I64, LONGS
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +69,22 @@ class LlamaShape:
     def num_qkv(self) -> int:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_size
 
-    def cache_floats(self) -> int:
+    def cache_numbers(self) -> int:
         """Of a slot: keys and values of all layers."""
         return self.num_layers * 2 * self.num_kv_heads * self.max_context * self.head_size
 
     def work_floats(self) -> int:
         """What each token of a pass works on: `Work` says where."""
-        return 2 * self.hidden + self.num_qkv + self.num_query + 2 * self.inner
+        return 2 * self.hidden + self.num_qkv + self.num_query + 2 * self.inner + self.num_scratch
+
+    @property
+    def num_scratch(self) -> int:
+        """In floats: a row of inputs as bytes."""
+        parts = (self.layer.qkv, self.layer.out, self.layer.gate_up, self.layer.down, self.head)
+        return max(part.row_bytes for part in parts) // 4
 
 
-PASS = [BYTES, FLOATS, FLOATS, I64, LONGS, LONGS, LONGS, I64, LONGS, I64, FLOATS]
+PASS = [BYTES, HALVES, FLOATS, I64, LONGS, LONGS, LONGS, I64, LONGS, I64, FLOATS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +116,8 @@ class Work:
     attended: ir.Value
     inner: ir.Value
     """[tokens, 2 x inner]"""
+    scratch: ir.Value
+    """What multiplications make of their inputs."""
     scores: ir.Value
     """[query heads of a key-value head, max_context]"""
 
@@ -117,8 +125,8 @@ class Work:
 class LlamaCode(Vectors):
     """Writes the module."""
 
-    def __init__(self, shape: LlamaShape, lanes: int, triple: str) -> None:
-        super().__init__("llama", triple, lanes)
+    def __init__(self, shape: LlamaShape, lanes: int, triple: str, *, has_dots: bool) -> None:
+        super().__init__("llama", triple, lanes, has_dots=has_dots)
         self._shape = shape
 
     def written(self) -> str:
@@ -154,7 +162,7 @@ class LlamaCode(Vectors):
                 self.write(values, self.at(work.x, (row, shape.hidden), (place, 1)))
         factors = self._floats(own.weights, shape.norm)
         build.call(norm, [factors, work.x, own.num_wanted, work.normed])
-        build.call(head, [own.weights, work.normed, own.num_wanted, own.logits])
+        build.call(head, [own.weights, work.normed, own.num_wanted, own.logits, work.scratch])
         build.ret_void()
         return step
 
@@ -172,7 +180,7 @@ class LlamaCode(Vectors):
             shape.head_size,
             shape.max_context,
             shape.scale,
-            shape.cache_floats(),
+            shape.cache_numbers(),
         )
         turn, attend = attention.turn(), attention.attend()
         norm, activate = self._norm(), self._activate()
@@ -180,18 +188,18 @@ class LlamaCode(Vectors):
         own, number = Pass(*layer.args[:-1]), layer.args[-1]
         work, call = self._work(own), self.build.call
         weights = self.at(own.weights, (number, shape.layer_bytes))
-        cache = self.at(own.cache, (number, shape.cache_floats() // shape.num_layers))
+        cache = self.at(own.cache, (number, shape.cache_numbers() // shape.num_layers))
         angles = [self._floats(own.weights, start) for start in (shape.cos, shape.sin)]
         which, count = [own.slots, own.places, own.num_tokens], own.num_tokens
         call(norm, [self._floats(weights, shape.layer.norm), work.x, count, work.normed])
-        call(qkv, [weights, work.normed, count, work.qkv])
+        call(qkv, [weights, work.normed, count, work.qkv, work.scratch])
         call(turn, [*angles, cache, work.qkv, *which])
         call(attend, [cache, work.qkv, *which, work.attended, work.scores])
-        call(out, [weights, work.attended, count, work.x])
+        call(out, [weights, work.attended, count, work.x, work.scratch])
         call(norm, [self._floats(weights, shape.layer.mlp_norm), work.x, count, work.normed])
-        call(gate_up, [weights, work.normed, count, work.inner])
+        call(gate_up, [weights, work.normed, count, work.inner, work.scratch])
         call(activate, [work.inner, count])
-        call(down, [weights, work.inner, count, work.x])
+        call(down, [weights, work.inner, count, work.x, work.scratch])
         self.build.ret_void()
         return layer
 
@@ -223,10 +231,13 @@ class LlamaCode(Vectors):
 
     def _work(self, own: Pass) -> Work:
         shape = self._shape
+        sizes = [shape.hidden, shape.hidden, shape.num_qkv, shape.num_query, 2 * shape.inner]
         starts = [own.work]
-        for size in (shape.hidden, shape.hidden, shape.num_qkv, shape.num_query, 2 * shape.inner):
+        for size in (*sizes, shape.num_scratch):
             starts.append(self.at(starts[-1], (own.max_tokens, size)))
-        return Work(*starts)
+        x, normed, qkv, attended, inner, scratch, scores = starts
+        scratch = self.build.bitcast(scratch, BYTES)
+        return Work(x, normed, qkv, attended, inner, scratch, scores)
 
     def _floats(self, own: ir.Value, start: int) -> ir.Value:
         return self.build.bitcast(self.at(own, (start, 1)), FLOATS)

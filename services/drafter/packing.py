@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from services.drafter.linear_code import LinearCode, panels
+from services.drafter.linear_code import QUAD, ZERO, LinearCode, panels
 from services.drafter.llama_code import LayerCode, LlamaShape
 from shared.lm.compact import Compact, Linear
 from shared.lm.manifest import Manifest
@@ -28,7 +28,9 @@ def fits(compact: Compact, manifest: Manifest) -> bool:
 class _Packer:
     """Puts parts one behind the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, *, has_dots: bool) -> None:
+        self._width = width
+        self._num_together = QUAD if has_dots else 1
         self.parts: list[tuple[int, npt.NDArray[np.generic]]] = []
         self.size = 0
 
@@ -46,38 +48,43 @@ class _Packer:
             whole[start : start + part.nbytes] = part.reshape(-1).view(np.uint8)
         return whole
 
-    def linear(self, linear: Linear, width: int) -> LinearCode:
+    def linear(self, linear: Linear) -> LinearCode:
         num_inputs, num_outputs = linear.weights.shape
-        num_columns = -(-num_outputs // width) * width
-        weights = np.zeros((num_inputs, num_columns), np.int8)
-        weights[:, :num_outputs] = linear.weights
+        num_columns = -(-num_outputs // self._width) * self._width
+        missing = num_columns - num_outputs
+        weights = np.pad(linear.weights, ((0, 0), (0, missing)))
+        # Of so many inputs, each column's lie together.
+        quads = weights.reshape(-1, self._num_together, num_columns).transpose(0, 2, 1)
         blocks = [
-            weights[:, start * width : (start + part.step) * width].reshape(-1)
-            for part in panels(num_columns // width)
+            quads[:, start * self._width : (start + part.step) * self._width].reshape(-1)
+            for part in panels(num_columns // self._width)
             for start in part
         ]
-        scales = np.pad(linear.scales, (0, num_columns - num_outputs))
         return LinearCode(
-            num_inputs, num_columns, self.put(np.concatenate(blocks)), self.put(scales)
+            num_inputs,
+            num_columns,
+            weights=self.put(np.concatenate(blocks)),
+            scales=self.put(np.pad(linear.scales, (0, missing))),
+            sums=self.put(-ZERO * weights.sum(axis=0, dtype=np.int32)),
         )
 
 
 def pack(
-    compact: Compact, manifest: Manifest, width: int
+    compact: Compact, manifest: Manifest, width: int, *, has_dots: bool
 ) -> tuple[LlamaShape, npt.NDArray[np.uint8]]:
     """All weights in the order in which they are read, and where they lie."""
-    packer = _Packer()
+    packer = _Packer(width, has_dots=has_dots)
     starts = []
     for layer in compact.layers:
         first = packer.size
         starts.append(
             LayerCode(
                 norm=packer.put(layer.norm),
-                qkv=packer.linear(layer.qkv, width),
-                out=packer.linear(layer.out, width),
+                qkv=packer.linear(layer.qkv),
+                out=packer.linear(layer.out),
                 mlp_norm=packer.put(layer.mlp_norm),
-                gate_up=packer.linear(layer.gate_up, width),
-                down=packer.linear(layer.down, width),
+                gate_up=packer.linear(layer.gate_up),
+                down=packer.linear(layer.down),
             )
         )
     layer_bytes = packer.size - first
@@ -95,7 +102,7 @@ def pack(
         layer=starts[0],
         layer_bytes=layer_bytes,
         norm=packer.put(compact.norm),
-        head=packer.linear(compact.head, width),
+        head=packer.linear(compact.head),
         embedding=packer.put(np.ascontiguousarray(compact.embedding.weights.T)),
         embedding_scales=packer.put(compact.embedding.scales),
         cos=packer.put(compact.cos[: manifest.max_context]),

@@ -82,13 +82,13 @@ def load_passes(
     if not compiles or device != "cpu" or compact.FILE_NAME not in decoder.manifest.files:
         return graph
     # What a drafter of graphs alone need not have.
-    from services.drafter.compiled import CompiledLlama
+    from services.drafter.compiled import CompiledLlama, usable
     from services.drafter.packing import fits
 
     weights = compact.load_compact(folder)
-    if not fits(weights, decoder.manifest):
+    if not fits(weights, decoder.manifest) or not usable():
         return graph
-    own = CompiledLlama(weights, decoder.manifest, max_slots)
+    own = CompiledLlama(weights, decoder.manifest, max_slots, usable()[0])
     distance = _distance(decoder, own)
     if distance > _FARTHEST:
         logger.warning(

@@ -6,7 +6,7 @@ from math import log
 
 from llvmlite import ir
 
-from shared.llvm import FLOAT, I8, I32, Variable, Writer
+from shared.llvm import FLOAT, HALF, I8, I32, Variable, Writer
 
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 """ln 2 in two parts, of which the first has few bits (Cody and Waite)."""
@@ -19,9 +19,11 @@ _LOWEST, _HIGHEST = -87.0, 88.0
 class Vectors(Writer):
     """A Writer for vectors of `lanes` numbers."""
 
-    def __init__(self, name: str, triple: str, lanes: int) -> None:
+    def __init__(self, name: str, triple: str, lanes: int, *, has_dots: bool) -> None:
+        """`has_dots`: the CPU has an instruction that multiplies bytes by fours."""
         super().__init__(name, triple)
         self.lanes = lanes
+        self.has_dots = has_dots
         self.kind = ir.VectorType(FLOAT, lanes)
 
     def variable(self, value: ir.Value) -> Variable:
@@ -47,6 +49,15 @@ class Vectors(Writer):
         """Bytes as floats."""
         narrow, wide = (ir.VectorType(kind, self.lanes) for kind in (I8, I32))
         return self.build.sitofp(self.build.sext(self.load(place, narrow, 1), wide), self.kind)
+
+    def halves(self, place: ir.Value) -> ir.Value:
+        """Numbers of 16 bits as floats."""
+        return self.build.fpext(self.load(place, ir.VectorType(HALF, self.lanes), 2), self.kind)
+
+    def dot(self, sums: ir.Value, values: ir.Value, weights: ir.Value) -> ir.Value:
+        """Unsigned bytes times signed ones, added to the sums by fours."""
+        name = f"llvm.x86.avx512.vpdpbusd.{32 * self.lanes}"
+        return self.call(name, sums.type, sums, values, weights)
 
     def fused(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
         """a x b + c"""

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.drafter.compiled import CompiledLlama, lanes
+from services.drafter.compiled import CompiledLlama, Instructions, usable
 from services.drafter.neural import SUREST
 from services.drafter.packing import fits
 from services.drafter.passes import GraphPasses, load_passes
@@ -29,7 +29,9 @@ FloatArray = npt.NDArray[np.floating]
 SHIPPED = Path(__file__).parent.parent.parent / "models" / "quorum-draft-small"
 GREEDY = Sampling(temperature=0.0)
 CONTEXT = 70
-WIDTHS = sorted({8, lanes()})
+INSTRUCTIONS = [
+    pytest.param(own, id=f"{own.lanes} lanes{', dots' * own.has_dots}") for own in usable()
+]
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,17 @@ def widened(linear: Linear) -> FloatArray:
     return linear.weights.astype(np.float64) * linear.scales
 
 
-def logits(compact: Compact, manifest: Manifest, tokens: Sequence[int]) -> FloatArray:
-    """Of all tokens of a text, [T, V]: the model's definition, in 64 bits."""
+def logits(
+    compact: Compact, manifest: Manifest, tokens: Sequence[int], *, has_dots: bool
+) -> FloatArray:
+    """Of all tokens of a text, [T, V]: the model's definition, in 64 bits. With `has_dots` what is
+    multiplied is rounded to 127 steps of each row's largest."""
+
+    def product(x: FloatArray, linear: Linear) -> FloatArray:
+        if has_dots:
+            steps = np.abs(x).max(axis=-1, keepdims=True) / 127
+            x = np.rint(x / steps) * steps
+        return x @ widened(linear)
 
     def normed(x: FloatArray, factors: FloatArray) -> FloatArray:
         return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + compact.epsilon) * factors
@@ -132,7 +143,7 @@ def logits(compact: Compact, manifest: Manifest, tokens: Sequence[int]) -> Float
     is_hidden = np.triu(np.ones((len(tokens), len(tokens)), bool), 1)
     x = widened(compact.embedding)[:, list(tokens)].T
     for layer in compact.layers:
-        qkv = normed(x, layer.norm) @ widened(layer.qkv)
+        qkv = product(normed(x, layer.norm), layer.qkv)
         heads = qkv.reshape(len(tokens), -1, manifest.head_size)
         queries, keys, values = np.split(heads, ends, axis=1)
         queries, keys = turned(queries), turned(keys)
@@ -142,34 +153,37 @@ def logits(compact: Compact, manifest: Manifest, tokens: Sequence[int]) -> Float
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         mixed = np.einsum("hqk,khd->qhd", weights, values)
-        x = x + mixed.reshape(len(tokens), -1) @ widened(layer.out)
-        gate, up = np.split(normed(x, layer.mlp_norm) @ widened(layer.gate_up), 2, axis=-1)
-        x = x + (gate / (1 + np.exp(-gate)) * up) @ widened(layer.down)
-    result: FloatArray = normed(x, compact.norm) @ widened(compact.head)
-    return result
+        x = x + product(mixed.reshape(len(tokens), -1), layer.out)
+        gate, up = np.split(product(normed(x, layer.mlp_norm), layer.gate_up), 2, axis=-1)
+        x = x + product(gate / (1 + np.exp(-gate)) * up, layer.down)
+    return product(normed(x, compact.norm), compact.head)
 
 
 def text(seed: int, length: int, vocab_size: int) -> list[int]:
     return np.random.default_rng(seed).integers(0, vocab_size, length).tolist()
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
 @settings(max_examples=12, deadline=None)
 @given(sizes=SIZES, lengths=st.lists(st.integers(1, CONTEXT), min_size=1, max_size=4))
-def test_logits_are_those_of_the_definition(width: int, sizes: Sizes, lengths: list[int]) -> None:
+def test_logits_are_those_of_the_definition(
+    instructions: Instructions, sizes: Sizes, lengths: list[int]
+) -> None:
     """Of several texts in one pass, each of its own length."""
     compact, manifest = sizes.compact(3), sizes.manifest()
     assert fits(compact, manifest)
-    model = CompiledLlama(compact, manifest, len(lengths), width)
+    model = CompiledLlama(compact, manifest, len(lengths), instructions)
     texts = [text(n, length, sizes.vocab_size) for n, length in enumerate(lengths)]
     found = model.forward([Row(n, 0, own, len(own)) for n, own in enumerate(texts)])
     for own, part in zip(texts, found, strict=True):
-        right = logits(compact, manifest, own)
+        right = logits(compact, manifest, own, has_dots=instructions.has_dots)
         assert part.shape == right.shape
-        np.testing.assert_allclose(part, right, atol=1e-3 * right.std(), rtol=1e-3)
+        # The cache has 16 bits; a byte that is rounded to the other side tells in a small model.
+        farthest = 0.05 if instructions.has_dots else 0.003
+        assert np.sqrt(np.mean((part - right) ** 2)) <= farthest * right.std()
 
 
-@pytest.fixture(scope="module", params=WIDTHS)
+@pytest.fixture(scope="module", params=INSTRUCTIONS)
 def model(request: pytest.FixtureRequest) -> CompiledLlama:
     return CompiledLlama(SOME.compact(5), SOME.manifest(), 8, request.param)
 
@@ -250,12 +264,14 @@ def test_what_it_does_not_draw_itself_is_drawn_from_its_logits(
 def test_of_equal_logits_the_lowest_token_is_drawn() -> None:
     """Columns of the head that are copies of another."""
     compact = SOME.compact(5)
-    for width in WIDTHS:
+    for instructions in usable():
         for copies in ([3, 4], [3, 19], [0, 149], [33, 80, 120]):
             best = compact.head.weights.copy(), compact.head.scales.copy()
             best[0][:, copies] = 127
             best[1][copies] = 1.0
-            model = CompiledLlama(replace(compact, head=Linear(*best)), SOME.manifest(), 1, width)
+            model = CompiledLlama(
+                replace(compact, head=Linear(*best)), SOME.manifest(), 1, instructions
+            )
             tokens = text(2, 9, SOME.vocab_size)
             (right,) = model.forward([Row(0, 0, tokens, 1)])
             (found,) = model.draw([Row(0, 0, tokens, 1)], [Place(GREEDY, (), 9, 1)], 1)
@@ -282,12 +298,12 @@ def test_the_shipped_models_logits_are_nearly_their_graphs() -> None:
     for name in ("quorum-draft-small", "quorum-draft-wide"):
         folder = SHIPPED.parent / name
         manifest = load_manifest(folder)
-        own = CompiledLlama(load_compact(folder), manifest, 1)
+        own = CompiledLlama(load_compact(folder), manifest, 1, usable()[0])
         graph = load_decoder(folder, max_slots=1, num_threads=1)
         row = Row(0, 0, text(1, 300, manifest.vocab_size), 300)
         right, found = graph.forward([row])[0], own.forward([row])[0]
-        assert np.sqrt(np.mean((right - found) ** 2)) < 0.02 * right.std()
-        assert np.mean(right.argmax(axis=1) == found.argmax(axis=1)) > 0.97
+        assert np.sqrt(np.mean((right - found) ** 2)) < 0.04 * right.std()
+        assert np.mean(right.argmax(axis=1) == found.argmax(axis=1)) > 0.95
 
 
 def copied(tmp_path: Path, change: Callable[[Path], None]) -> Path:

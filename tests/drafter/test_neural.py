@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.drafter.compiled import CompiledLlama
+from services.drafter.compiled import CompiledLlama, usable
 from services.drafter.model import NOTHING, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.passes import GraphPasses, Passes
@@ -68,7 +68,7 @@ def maker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if request.param == "graph":
         folder = write_toy(tmp_path_factory.mktemp("toy") / "small")
         return Maker(GraphPasses(load_decoder(folder, max_slots=5, num_threads=1)))
-    return Maker(CompiledLlama(load_compact(SHIPPED), load_manifest(SHIPPED), 5))
+    return Maker(CompiledLlama(load_compact(SHIPPED), load_manifest(SHIPPED), 5, usable()[0]))
 
 
 def tokens(seed: int, count: int) -> list[int]:
