@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from benchmarks.prompts import KINDS, prompts
 from benchmarks.recorded import REACH, Track, save
+from services.drafter.choice import load_passes
 from services.drafter.config import DrafterConfig
 from services.drafter.model import DraftModel, Lookup, Proposed, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
-from services.drafter.passes import load_passes
 from services.drafter.suffix import SuffixModel
 from services.voter.estimator import Opinion
 from shared import served

@@ -34,6 +34,11 @@ class Sampling:
             self.repetition_penalty != 1
         )
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether unlikely tokens are not drawn at all."""
+        return self.min_p > 0.0 or self.top_k > 0 or self.top_p < 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Grammar:

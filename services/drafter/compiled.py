@@ -163,8 +163,7 @@ class CompiledLlama:
 
 def _is_simple(sampling: Sampling) -> bool:
     """Whether machine code draws so."""
-    filters = sampling.min_p > 0.0 or sampling.top_k > 0 or sampling.top_p < 1.0
-    return not filters and not sampling.is_penalized and not sampling.logit_bias
+    return not (sampling.is_filtered or sampling.is_penalized or sampling.logit_bias)
 
 
 def _draw(sampling: Sampling) -> tuple[int, int]:

@@ -86,7 +86,6 @@ def _noise(v: Vectors) -> ir.Function:
     value = uniform
     for _ in range(2):
         value = build.fsub(_DOUBLE(0.0), v.call("llvm.log.f64", _DOUBLE, value))
-    # -log(-log(u)): the sign of the second logarithm is the noise's own.
     build.store(build.fadd(build.load(score), build.fptrunc(value, FLOAT)), score)
     build.ret_void()
     return function

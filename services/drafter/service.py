@@ -19,7 +19,6 @@ from services.drafter.config import DrafterConfig
 from services.drafter.model import NOTHING, DraftModel, Lookup, Steps, T, Want, finish
 from services.drafter.neural import NeuralModel
 from services.drafter.ngram import NgramModel
-from services.drafter.passes import load_passes
 from services.drafter.suffix import SuffixModel
 from shared import served
 from shared.bus.base import Bus
@@ -274,6 +273,9 @@ class Builder:
         config = self._config
 
         def load() -> DraftModel:
+            # Looking up needs no such thing, nor what its imports cost.
+            from services.drafter.choice import load_passes
+
             passes = load_passes(
                 folder,
                 max_slots=config.max_requests,

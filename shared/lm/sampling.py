@@ -101,7 +101,7 @@ def _sampled(scores: FloatArray, places: Sequence[Place]) -> FloatArray:
     """Tempered, filtered, and with noise where it can decide."""
     scaled = scores / np.array([[place.sampling.temperature] for place in places])
     keys = np.array([_key(p.sampling.seed, p.position) for p in places], np.uint64)
-    filtered = [row for row, place in enumerate(places) if _filters(place.sampling)]
+    filtered = [row for row, place in enumerate(places) if place.sampling.is_filtered]
     whole = np.delete(np.arange(len(places)), filtered)
     noisy = np.full(scaled.shape, -np.inf)
     for row in filtered:
@@ -169,10 +169,6 @@ def _bits_of(noise: FloatArray) -> BitArray:
     """Bits below which the noise is surely less than this."""
     uniform = np.exp(-np.exp(-noise)) * (1.0 - 1e-9)
     return np.asarray(np.floor(uniform * 2.0**53), np.uint64)
-
-
-def _filters(sampling: Sampling) -> bool:
-    return sampling.min_p > 0.0 or sampling.top_k > 0 or sampling.top_p < 1.0
 
 
 def _adjust(scores: FloatArray, place: Place) -> None:

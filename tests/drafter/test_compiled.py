@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.drafter.choice import load_passes
 from services.drafter.compiled import CompiledLlama, Instructions, usable
 from services.drafter.neural import SUREST
 from services.drafter.packing import fits
-from services.drafter.passes import GraphPasses, load_passes
+from services.drafter.passes import GraphPasses
 from shared.errors import ModelError
 from shared.generation import Sampling
 from shared.lm.compact import FILE_NAME, Compact, Layer, Linear, load_compact
