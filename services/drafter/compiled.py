@@ -29,6 +29,8 @@ from shared.lm.decoder import FloatArray, Row, check_rows_fit
 from shared.lm.manifest import Manifest
 from shared.lm.sampling import Place, mixed_seed
 
+STEEPEST = 1e6
+"""Largest inverse temperature: noise decides nothing long before, and float32 ends behind it."""
 FEWEST_TOKENS = 64
 """That a pass has room for from the start."""
 
@@ -83,8 +85,8 @@ class CompiledLlama:
         self._draft = ctypes.CFUNCTYPE(None, *kinds, word, *[pointer] * 3)(address("draft"))
         # Pages come into being as slots are used.
         self._cache = np.zeros((max_slots, self._shape.cache_numbers()), np.float16)
-        self._max_tokens = self._max_drawn = 0
-        self._fit(FEWEST_TOKENS, FEWEST_TOKENS)
+        self._max_tokens = self._max_logits = self._max_drawn = 0
+        self._fit(FEWEST_TOKENS, 1, FEWEST_TOKENS)
 
     def forward(self, rows: Sequence[Row]) -> list[FloatArray]:
         """Logits [num_logits, V] of each row. Raises ModelError."""
@@ -94,7 +96,7 @@ class CompiledLlama:
             for row, end in zip(rows, ends, strict=True)
             for number in range(end - row.num_logits, end)
         ]
-        self._forward(*self._prepared(rows, wanted, len(wanted)))
+        self._forward(*self._prepared(rows, wanted, 0))
         logits = self._logits[: len(wanted), : self.manifest.vocab_size].copy()
         ends = [*accumulate(row.num_logits for row in rows)]
         return [logits[end - row.num_logits : end] for row, end in zip(rows, ends, strict=True)]
@@ -129,7 +131,7 @@ class CompiledLlama:
         for row in rows:
             words += row.tokens
         count = len(words)
-        self._fit(count, max(num_drawn, len(wanted)))
+        self._fit(count, len(wanted), num_drawn)
         for row in rows:
             words += [row.slot] * len(row.tokens)
         for row in rows:
@@ -146,17 +148,19 @@ class CompiledLlama:
             self._logits.ctypes.data,
         )
 
-    def _fit(self, num_tokens: int, num_drawn: int) -> None:
-        """Makes room for a pass of so many tokens, of which so many have logits or are drawn."""
+    def _fit(self, num_tokens: int, num_logits: int, num_drawn: int) -> None:
+        """Makes room for a pass of so many tokens and rows of logits, and what is drawn."""
         shape = self._shape
         if num_tokens > self._max_tokens:
             self._max_tokens = 2 * num_tokens
             size = self._max_tokens * shape.work_floats() + shape.num_heads * shape.max_context
             self._work = np.zeros(size, np.float32)
             self._words = np.zeros(self._max_tokens * (4 + NUM_DRAW_WORDS), np.int64)
+        if num_logits > self._max_logits:
+            self._max_logits = 2 * num_logits
+            self._logits = np.zeros((self._max_logits, shape.columns), np.float32)
         if num_drawn > self._max_drawn:
             self._max_drawn = 2 * num_drawn
-            self._logits = np.zeros((self._max_drawn, shape.columns), np.float32)
             self._drafted = np.zeros(self._max_drawn, np.int64)
             self._margins = np.zeros(self._max_drawn, np.float32)
 
@@ -175,5 +179,6 @@ def _draw(sampling: Sampling) -> tuple[int, int]:
 
 @lru_cache(maxsize=1024)
 def _words_of(temperature: float, seed: int) -> tuple[int, int]:
-    inverse, mixed = struct.pack("f", 1 / temperature), struct.pack("Q", mixed_seed(seed))
+    inverse = struct.pack("f", min(1 / temperature, STEEPEST))
+    mixed = struct.pack("Q", mixed_seed(seed))
     return struct.unpack("i", inverse)[0], struct.unpack("q", mixed)[0]

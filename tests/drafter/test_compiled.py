@@ -209,7 +209,7 @@ def test_a_token_has_the_same_logits_in_any_company_and_after_any_rewind(
         np.testing.assert_array_equal(alone, right)
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.3, 0.8, 1.5])
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 0.3, 0.8, 1.5])
 def test_many_tokens_at_once_are_those_of_one_at_a_time(
     model: CompiledLlama, temperature: float
 ) -> None:
