@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 def rendezvous(key: str, instances: Sequence[Instance]) -> Instance:
     """Highest-random-weight choice: when the set changes, only the keys of changed instances
     move. `instances` must not be empty."""
+    if len(instances) == 1:
+        return instances[0]
     return max(instances, key=lambda i: (_score(key, i.instance_id), i.instance_id))
 
 

@@ -12,7 +12,7 @@ where it is that sure, and a sure drafter beats two that waver: the weighted maj
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, fsum, sqrt
 
@@ -42,17 +42,53 @@ class Opinion:
     margins: Sequence[float]
 
 
-Feature = tuple[str, bool, int]
-"""A drafter, whether it is for the token, and how sure; or with no drafter, how the votes stand,
-or how easy the request is at which place."""
+class Parts:
+    """What a thing adds to the chance, in each of the ways that it can be."""
+
+    __slots__ = ("steps", "values")
+
+    def __init__(self, values: Iterable[float]) -> None:
+        self.values = list(values)
+        self.steps = [1.0] * len(self.values)
+        """Of learning, squared and forgotten with time."""
+
+
+Feature = tuple[Parts, int]
+"""Something that counts for a token, and in which of its ways it is there."""
+
+
+class Voter:
+    """What is known of one drafter."""
+
+    __slots__ = ("others", "own")
+
+    def __init__(self) -> None:
+        self.own = Parts(_PRIOR)
+        """For the token that it proposes, by how sure it is."""
+        self.others = Parts(-part / 2 - 0.3 for part in _PRIOR)
+
+
+class Voice:
+    """An opinion that is still on the path."""
+
+    __slots__ = ("sureness", "tokens", "voter")
+
+    def __init__(self, voter: Voter, opinion: Opinion) -> None:
+        self.voter = voter
+        self.tokens = opinion.tokens
+        self.sureness = [bisect(_EDGES, margin) for margin in opinion.margins]
+        self.sureness += [0] * (len(self.tokens) - len(self.sureness))
 
 
 class Estimator:
     """What a voter has learned of the drafters of one target model."""
 
     def __init__(self) -> None:
-        self._parts: dict[Feature, float] = {}
-        self._steps: dict[Feature, float] = {}
+        self._voters: dict[str, Voter] = {}
+        self._stands = Parts([0.0] * (1 + _MANY) ** 2)
+        """By how many are for a token and how many for others."""
+        self._places = Parts([0.0] * ((1 + _LATER) * (1 + len(EASE_EDGES))))
+        """By how easy the request is, and how far into the draft."""
 
     def draft(
         self, opinions: Sequence[Opinion], ease: float, max_length: int
@@ -63,52 +99,81 @@ class Estimator:
         path: list[int] = []
         survival: list[float] = []
         chance = 1.0
+        voices = self._voices(opinions)
         while len(path) < max_length:
-            votes = _votes(opinions, path)
-            if not votes:
+            depth = len(path)
+            if not (voices := [voice for voice in voices if len(voice.tokens) > depth]):
                 break
-            chances = {token: self._chance(_features(votes, token, len(path), ease))
-                       for token in {token for _, token, _ in votes}}  # fmt: skip
+            chances = {
+                token: _chance(self._features(voices, token, depth, ease))
+                for token in {voice.tokens[depth] for voice in voices}
+            }
             token = max(chances, key=lambda t: (chances[t], -t))
             chance *= chances[token]
             path.append(token)
             survival.append(chance)
+            voices = [voice for voice in voices if voice.tokens[depth] == token]
         return path, survival
 
     def follow(self, path: Sequence[int], opinions: Sequence[Opinion], ease: float) -> list[float]:
         """The chances along a path that was chosen in another way."""
         survival = []
         chance = 1.0
+        voices = self._voices(opinions)
         for depth, token in enumerate(path):
-            votes = _votes(opinions, path[:depth])
-            chance *= self._chance(_features(votes, token, depth, ease))
+            voices = [voice for voice in voices if len(voice.tokens) > depth]
+            chance *= _chance(self._features(voices, token, depth, ease))
             survival.append(chance)
+            voices = [voice for voice in voices if voice.tokens[depth] == token]
         return survival
 
     def learn(self, opinions: Sequence[Opinion], emitted: Sequence[int], ease: float) -> None:
         """From the target's tokens at the places of the proposals."""
+        voices = self._voices(opinions)
         for depth, right in enumerate(emitted):
-            votes = _votes(opinions, emitted[:depth])
-            if not votes:
+            if not (voices := [voice for voice in voices if len(voice.tokens) > depth]):
                 break
-            for token in sorted({token for _, token, _ in votes}):
-                self._update(_features(votes, token, depth, ease), token == right)
+            for token in sorted({voice.tokens[depth] for voice in voices}):
+                _learn(self._features(voices, token, depth, ease), token == right)
+            voices = [voice for voice in voices if voice.tokens[depth] == right]
 
-    def _chance(self, features: Sequence[Feature]) -> float:
-        # fsum: the order in which proposals arrived must not matter.
-        return 1.0 / (1.0 + exp(-fsum(map(self._part, features))))
+    def _voices(self, opinions: Sequence[Opinion]) -> list[Voice]:
+        voices = []
+        for opinion in opinions:
+            voter = self._voters.get(opinion.drafter)
+            if voter is None:
+                voter = self._voters[opinion.drafter] = Voter()
+            voices.append(Voice(voter, opinion))
+        return voices
 
-    def _part(self, feature: Feature) -> float:
-        known = self._parts.get(feature)
-        return _prior(feature) if known is None else known
+    def _features(
+        self, voices: Sequence[Voice], token: int, depth: int, ease: float
+    ) -> list[Feature]:
+        features = []
+        num_for = 0
+        for voice in voices:
+            is_for = voice.tokens[depth] == token
+            num_for += is_for
+            parts = voice.voter.own if is_for else voice.voter.others
+            features.append((parts, voice.sureness[depth]))
+        stand = (1 + _MANY) * min(num_for, _MANY) + min(len(voices) - num_for, _MANY)
+        features.append((self._stands, stand))
+        place = (1 + _LATER) * bisect(EASE_EDGES, ease) + min(depth, _LATER)
+        features.append((self._places, place))
+        return features
 
-    def _update(self, features: Sequence[Feature], is_right: bool) -> None:
-        """One step of logistic regression, shorter for what was seen often (AdaGrad)."""
-        error = is_right - self._chance(features)
-        for feature in features:
-            steps = _MEMORY * self._steps.get(feature, 1.0) + error * error
-            self._steps[feature] = steps
-            self._parts[feature] = self._part(feature) + _RATE * error / sqrt(steps)
+
+def _chance(features: Sequence[Feature]) -> float:
+    # fsum: the order in which proposals arrived must not matter.
+    return 1.0 / (1.0 + exp(-fsum([parts.values[way] for parts, way in features])))
+
+
+def _learn(features: Sequence[Feature], is_right: bool) -> None:
+    """One step of logistic regression, shorter for what was seen often (AdaGrad)."""
+    error = is_right - _chance(features)
+    for parts, way in features:
+        steps = parts.steps[way] = _MEMORY * parts.steps[way] + error * error
+        parts.values[way] += _RATE * error / sqrt(steps)
 
 
 def ease_after(ease: float, draft: Sequence[int], emitted: Sequence[int]) -> float:
@@ -117,33 +182,3 @@ def ease_after(ease: float, draft: Sequence[int], emitted: Sequence[int]) -> flo
     num_agreed = common_length(draft, emitted)
     num_compared = min(len(draft), len(emitted), num_agreed + 1)
     return ease + _EASE_RATE * (num_agreed / num_compared - ease) if num_compared else ease
-
-
-def _votes(opinions: Sequence[Opinion], path: Sequence[int]) -> list[tuple[str, int, float]]:
-    """Who is still on the path, with the next token and the margin."""
-    depth = len(path)
-    return [
-        (o.drafter, o.tokens[depth], o.margins[depth] if depth < len(o.margins) else 0.0)
-        for o in opinions
-        if len(o.tokens) > depth and list(o.tokens[:depth]) == list(path)
-    ]
-
-
-def _features(
-    votes: Sequence[tuple[str, int, float]], token: int, depth: int, ease: float
-) -> list[Feature]:
-    features = [
-        (drafter, voted == token, bisect(_EDGES, margin)) for drafter, voted, margin in votes
-    ]
-    num_for = min(sum(voted == token for _, voted, _ in votes), _MANY)
-    num_against = min(len(votes) - num_for, _MANY)
-    features.append(("", True, (1 + _MANY) * num_for + num_against))
-    features.append(("", False, (1 + _LATER) * bisect(EASE_EDGES, ease) + min(depth, _LATER)))
-    return features
-
-
-def _prior(feature: Feature) -> float:
-    drafter, is_for, place = feature
-    if not drafter:
-        return 0.0
-    return _PRIOR[place] if is_for else -_PRIOR[place] / 2 - 0.3

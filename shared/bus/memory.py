@@ -17,7 +17,7 @@ from shared.bus.base import Backlog, Bus, DeadLetter, Follower, Instance, Subscr
 from shared.bus.memory_journal import Journal, MemoryFollower
 from shared.bus.memory_log import Log
 from shared.bus.memory_topic import MemoryPlace, MemorySubscription
-from shared.bus.received import received
+from shared.bus.received import Parcel
 from shared.codec import encode
 from shared.config import BusConfig
 from shared.errors import BusError
@@ -33,7 +33,7 @@ class MemoryBus(Bus):
         self.config = config
         self._logs: dict[str, Log] = {}
         self._journals: dict[str, Journal] = {}
-        self._inboxes: dict[str, asyncio.Queue[bytes]] = {}
+        self._inboxes: dict[str, asyncio.Queue[Parcel]] = {}
         self._instances: dict[str, tuple[Instance, float]] = {}
         self._boards: dict[str, dict[str, float]] = {}
         self._consumers = itertools.count()
@@ -105,19 +105,22 @@ class MemoryBus(Bus):
         yield MemoryFollower(self._journals.setdefault(journal, Journal()))
 
     async def send(self, inboxes: Iterable[str], message: object) -> None:
-        data = encode(message)
+        parcel = Parcel(encode(message))
         for inbox in inboxes:
-            self.send_bytes(inbox, data)
+            self._put(inbox, parcel)
 
     def send_bytes(self, inbox: str, data: bytes) -> None:
         """What `send` does with the encoded message for one inbox."""
+        self._put(inbox, Parcel(data))
+
+    def _put(self, inbox: str, parcel: Parcel) -> None:
         queue = self._inboxes.get(inbox)
         if queue is None:
             return
         if queue.qsize() >= self.config.max_inbox_messages:
             metrics.INBOX_DROPPED.inc()
             queue.get_nowait()
-        queue.put_nowait(data)
+        queue.put_nowait(parcel)
 
     @asynccontextmanager
     async def receive(self, inbox: str) -> AsyncIterator[AsyncIterator[object]]:
@@ -153,8 +156,8 @@ class MemoryBus(Bus):
         """Nothing to release."""
 
 
-async def _messages(queue: asyncio.Queue[bytes]) -> AsyncIterator[object]:
+async def _messages(queue: asyncio.Queue[Parcel]) -> AsyncIterator[object]:
     while True:
-        message = received(await queue.get())
+        message = (await queue.get()).open()
         if message is not None:
             yield message

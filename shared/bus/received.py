@@ -12,14 +12,26 @@ from shared.tracing import resume
 logger = logging.getLogger(__name__)
 
 
-def received(data: bytes) -> object | None:
-    """The message, of whose trace what follows is a part; None for bytes that are none, which are
-    counted and passed over."""
-    try:
-        message, trace = decode_traced(data)
-    except MessageError as error:
-        metrics.MALFORMED.inc()
-        logger.warning("inbox message dropped: %s", error)
-        return None
-    resume(trace)
-    return message
+class Parcel:
+    """Bytes for one or more inboxes of a process. They are read once for all, which is why nobody
+    ever changes a message."""
+
+    __slots__ = ("_data", "_read")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._read: tuple[object, str | None] | None = None
+
+    def open(self) -> object | None:
+        """The message, of whose trace what follows is a part; None for bytes that are none, which
+        are counted and passed over."""
+        if self._read is None:
+            try:
+                self._read = decode_traced(self._data)
+            except MessageError as error:
+                metrics.MALFORMED.inc()
+                logger.warning("inbox message dropped: %s", error)
+                return None
+        message, trace = self._read
+        resume(trace)
+        return message

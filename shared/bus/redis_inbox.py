@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.bus.received import received
+from shared.bus.received import Parcel
 from shared.bus.redis_client import BLOCK_MS, FIELD, PARTING_S, Entry, RedisClient, read_entries
 from shared.errors import BusError
 
@@ -63,7 +63,7 @@ class RedisInbox:
         while True:
             for entry, fields in await self._client.call_forever(self._read):
                 self._last = entry
-                message = received(fields.get(FIELD, b""))
+                message = Parcel(fields.get(FIELD, b"")).open()
                 if message is not None:
                     yield message
 

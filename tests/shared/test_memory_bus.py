@@ -1,4 +1,5 @@
-"""What the embedded bus alone must do: Redis serves blocked consumers in their order by itself."""
+"""What the embedded bus alone must do: serve consumers in their order, as Redis does by itself, and
+read once what goes to several inboxes of the process."""
 
 from __future__ import annotations
 
@@ -48,3 +49,14 @@ async def test_who_answers_at_once_waits_behind_the_others() -> None:
         for task in (first, waiting):
             task.cancel()
         await asyncio.wait([first, waiting])
+
+
+async def test_what_goes_to_several_inboxes_is_read_once() -> None:
+    bus = MemoryBus(BusConfig())
+    async with bus.receive("one") as one, bus.receive("other") as other:
+        sent = request(1)
+        await bus.send(["one", "other", "nobody's"], sent)
+        received = await anext(one)
+        assert received == sent
+        assert received is not sent  # what its sender holds stays its own
+        assert await anext(other) is received

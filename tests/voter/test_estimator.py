@@ -79,3 +79,14 @@ def test_it_forgets_what_no_longer_holds() -> None:
             estimator.learn(found, [right], 0.5)
         chance = estimator.draft(found, 0.5, 1)[1][0]
         assert chance > 0.9 if right == 1 else chance < 0.1
+
+
+def test_nobody_is_against_what_all_of_many_propose() -> None:
+    estimator = Estimator()
+    split = [Opinion(name, [1 if name != "d" else 2], [0.0]) for name in "abcd"]
+    before = estimator.follow([1], split, 0.9)
+    agreed = [Opinion(name, [1], [0.0]) for name in "efgh"]
+    for _ in range(100):
+        estimator.learn(agreed, [2], 0.1)
+    assert estimator.follow([1], split, 0.9) == before
+    assert estimator.follow([1], agreed, 0.1) < [0.1]
