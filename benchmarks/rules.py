@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from benchmarks.recorded import REACH
 from services.voter.config import VoterConfig
 from services.voter.estimator import Estimator, Opinion
 from services.voter.length_controller import LengthController, LengthRule, scaled
@@ -17,8 +18,8 @@ from services.voter.useful_length import UsefulLength
 from services.voter.vote import Ballot, Walk, merge
 from services.voter.weights import WeightRule, Weights
 
-CONFIG = VoterConfig.model_validate({})
-"""The defaults, whatever the environment says."""
+CONFIG = VoterConfig.model_validate({"max_length": REACH})
+"""The defaults, whatever the environment says, for drafts as long as a record has them."""
 
 Merged = tuple[Sequence[int], Sequence[float]]
 """A draft, and for each of its tokens the chance that the target follows that far."""

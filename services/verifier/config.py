@@ -41,7 +41,7 @@ class VerifierConfig(Settings):
     speculation_length: int = Field(
         4, ge=0, le=64, description="of the first request's first round"
     )
-    max_speculation_length: int = Field(12, ge=0, le=64, description="0: plain decoding only")
+    max_speculation_length: int = Field(16, ge=0, le=64, description="0: plain decoding only")
     draft_timeout_s: float = Field(0.2, gt=0, description="a later draft is not waited for")
     orphan_s: float = Field(10.0, gt=0, description="requests of a gateway gone so long end")
     self_test: bool = Field(True, description="check bit-for-bit rows at start")

@@ -24,7 +24,7 @@ class VoterConfig(Settings):
     )
     fixed_length: int | None = Field(None, ge=0, le=64, description="instead of either")
     initial_length: int = Field(4, ge=0, le=64, description="that climbing begins with")
-    max_length: int = Field(12, ge=0, le=64, description="most draft tokens of a round")
+    max_length: int = Field(16, ge=0, le=64, description="most draft tokens of a round")
     decision_threshold: int = Field(16, ge=1, description="rounds between changes of length")
     window: int = Field(16, ge=2, description="decisions that the trend is fitted over")
     weight_rate: float = Field(0.1, gt=0, le=1, description="how fast weights follow")

@@ -23,7 +23,7 @@ _EDGES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _PRIOR = (-0.6, -0.3, 0.0, 0.2, 0.4, 0.7, 1.0, 1.3, 1.6)
 """What the first drafters of a fresh voter are believed to add, by the same bins."""
 EASE_EDGES = (0.2, 0.4, 0.6, 0.8, 0.95)
-_LATER = _MANY = 3
+_LATER, _MANY = 3, 4
 """Places from this one on in a draft are alike, and so many votes or more."""
 _RATE = 0.3
 _MEMORY = 0.998
