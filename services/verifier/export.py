@@ -116,13 +116,13 @@ def _convert(source: Path, folder: Path, precision: str, stage: _Stage) -> None:
     from services.verifier.precision import convert
 
     stage(f"storing the weights as {precision}")
-    model = onnx.load(source / GRAPH_FILE)
+    stored = convert(onnx.load(source / GRAPH_FILE), precision)
     # Draft models have few weights; those of a larger one would be read from memory either way.
-    if precision in ("fp32", "fp16") and num_weights(model) <= COMPACT_WEIGHTS:
-        small = compact(model)
+    if precision in ("fp32", "fp16") and num_weights(stored) <= COMPACT_WEIGHTS:
+        small = compact(stored)
         if small is not None:
             small.save(folder)
-    _save(convert(model, precision), folder)
+    _save(stored, folder)
 
 
 def _save(model: object, folder: Path) -> None:

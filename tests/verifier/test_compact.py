@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from services.verifier.compact import compact, num_weights
 from services.verifier.export import GRAPH_FILE, export
 from services.verifier.precision import convert, widen
 from shared.lm.compact import FILE_NAME, Linear, load_compact
-from shared.lm.manifest import load_manifest
+from shared.lm.manifest import checksum, load_manifest
 from tests.toy import write_toy
 
 MODELS = Path(__file__).parent.parent.parent / "models"
@@ -108,6 +110,27 @@ def test_the_graph_itself_is_left_as_it_was() -> None:
     stored = {TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64}
     assert {i.data_type for i in model.graph.initializer} == stored
     assert num_weights(model) == sum(numpy_helper.to_array(i).size for i in model.graph.initializer)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_export_reads_them_from_the_graph_as_it_is_stored(
+    tmp_path: Path, precision: str
+) -> None:
+    """Not from what it was before its weights were shortened."""
+    source = shutil.copytree(SMALL, tmp_path / "source")
+    model = graph()
+    own = weight(model, "model.layers.0.mlp.down_proj.MatMul.weight")
+    longer = numpy_helper.to_array(own) * np.float32(1 + 1 / 3000)
+    own.CopyFrom(numpy_helper.from_array(longer, own.name))
+    onnx.save(model, source / GRAPH_FILE)
+    sums = {name: checksum(source / name) for name in load_manifest(SMALL).files}
+    replace(load_manifest(SMALL), files=sums).save(source)
+    out = tmp_path / "out"
+    export(str(source), out, precision)
+    stored, found = compact(onnx.load(out / GRAPH_FILE)), load_compact(out)
+    assert stored is not None
+    assert (stored.layers[0].down.scales == found.layers[0].down.scales).all()
+    assert (stored.layers[0].down.weights == found.layers[0].down.weights).all()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "half"])
