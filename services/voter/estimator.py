@@ -12,6 +12,7 @@ where it is that sure, and a sure drafter beats two that waver: the weighted maj
 from __future__ import annotations
 
 from bisect import bisect
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, fsum, sqrt
@@ -57,8 +58,8 @@ Feature = tuple[Parts, int]
 """Something that counts for a token, and in which of its ways it is there."""
 
 
-class Voter:
-    """What is known of one drafter."""
+class Trust:
+    """What is believed of one drafter."""
 
     __slots__ = ("others", "own")
 
@@ -71,10 +72,10 @@ class Voter:
 class Voice:
     """An opinion that is still on the path."""
 
-    __slots__ = ("sureness", "tokens", "voter")
+    __slots__ = ("sureness", "tokens", "trust")
 
-    def __init__(self, voter: Voter, opinion: Opinion) -> None:
-        self.voter = voter
+    def __init__(self, trust: Trust, opinion: Opinion) -> None:
+        self.trust = trust
         self.tokens = opinion.tokens
         self.sureness = [bisect(_EDGES, margin) for margin in opinion.margins]
         self.sureness += [0] * (len(self.tokens) - len(self.sureness))
@@ -84,7 +85,7 @@ class Estimator:
     """What a voter has learned of the drafters of one target model."""
 
     def __init__(self) -> None:
-        self._voters: dict[str, Voter] = {}
+        self._trust: defaultdict[str, Trust] = defaultdict(Trust)
         self._stands = Parts([0.0] * (1 + _MANY) ** 2)
         """By how many are for a token and how many for others."""
         self._places = Parts([0.0] * ((1 + _LATER) * (1 + len(EASE_EDGES))))
@@ -138,13 +139,7 @@ class Estimator:
             voices = [voice for voice in voices if voice.tokens[depth] == right]
 
     def _voices(self, opinions: Sequence[Opinion]) -> list[Voice]:
-        voices = []
-        for opinion in opinions:
-            voter = self._voters.get(opinion.drafter)
-            if voter is None:
-                voter = self._voters[opinion.drafter] = Voter()
-            voices.append(Voice(voter, opinion))
-        return voices
+        return [Voice(self._trust[opinion.drafter], opinion) for opinion in opinions]
 
     def _features(
         self, voices: Sequence[Voice], token: int, depth: int, ease: float
@@ -154,7 +149,7 @@ class Estimator:
         for voice in voices:
             is_for = voice.tokens[depth] == token
             num_for += is_for
-            parts = voice.voter.own if is_for else voice.voter.others
+            parts = voice.trust.own if is_for else voice.trust.others
             features.append((parts, voice.sureness[depth]))
         stand = (1 + _MANY) * min(num_for, _MANY) + min(len(voices) - num_for, _MANY)
         features.append((self._stands, stand))
