@@ -23,9 +23,9 @@ class Sampling:
     logit_bias: dict[int, float] = field(default_factory=dict)
 
     @property
-    def is_argmax(self) -> bool:
-        """Whether a draw is the token of the largest logit, as it is."""
-        return self.temperature == 0 and not self.logit_bias and not self.is_penalized
+    def is_bare(self) -> bool:
+        """Whether nothing but the temperature and filters changes the logits."""
+        return not self.logit_bias and not self.is_penalized
 
     @property
     def is_penalized(self) -> bool:

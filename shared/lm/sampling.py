@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,14 @@ BitArray = npt.NDArray[np.uint64]
 BoolArray = npt.NDArray[np.bool_]
 
 _MASK = (1 << 64) - 1
+_UPPER = _MASK >> 33 << 33
 _GOLDEN = 0x9E3779B97F4A7C15
 _NUCLEUS_GUESS = 128
 _ROWS_AT_ONCE = 8
 """Drawn together: what is in work stays in a core's cache."""
 _CONTENDERS = 8.0
-"""Noise is this large once in 3,000 draws: tokens that far below the best seldom win."""
+"""Noise is this large once in 3,000 draws: tokens that far below the best seldom win, and a margin
+of as much says all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,12 @@ class Place:
     @property
     def is_argmax(self) -> bool:
         """Whether the draw is the token of the largest logit, as it is."""
-        return self.sampling.is_argmax and self.allowed is None and not self.banned
+        return self.sampling.temperature == 0.0 and self.is_bare
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing but the temperature and filters changes the logits."""
+        return self.sampling.is_bare and self.allowed is None and not self.banned
 
 
 def draw(logits: FloatArray, places: Sequence[Place]) -> IntArray:
@@ -88,44 +96,67 @@ def _not_argmax(places: Sequence[Place]) -> list[int]:
 def perturbed(logits: FloatArray, places: Sequence[Place]) -> FloatArray:
     """Scores [N, V] whose largest of each row is the draw; a copy. Of a row with a temperature,
     scores that cannot be the largest may be -inf."""
-    scores = logits.astype(np.float64)
-    for row, place in enumerate(places):
-        _adjust(scores[row], place)
+    adjusted = [row for row, place in enumerate(places) if not place.is_bare]
+    scores = logits.astype(np.float64) if adjusted else logits
+    for row in adjusted:
+        _adjust(scores[row], places[row])
     warm = [row for row, place in enumerate(places) if place.sampling.temperature > 0.0]
-    if warm:
-        scores[warm] = _sampled(scores[warm], [places[row] for row in warm])
-    return scores
+    whole = [row for row in warm if not places[row].sampling.is_filtered]
+    if len(whole) == len(places):
+        return _with_noise(scores, places)
+    found = scores.astype(np.float64)
+    if whole:
+        found[whole] = _with_noise(scores[whole], [places[row] for row in whole])
+    for row in set(warm).difference(whole):
+        found[row] = _filtered(found[row], places[row])
+    return found
 
 
-def _sampled(scores: FloatArray, places: Sequence[Place]) -> FloatArray:
-    """Tempered, filtered, and with noise where it can decide."""
-    scaled = scores / np.array([[place.sampling.temperature] for place in places])
+def _filtered(scores: FloatArray, place: Place) -> FloatArray:
+    """[V], tempered, with noise on what the filters leave, -inf for all others."""
+    scaled = scores / place.sampling.temperature
+    kept = survivors(scaled, place.sampling)
+    noisy = np.full(scaled.shape, -np.inf)
+    noisy[kept] = scaled[kept] + gumbel(place.sampling.seed, place.position, kept)
+    return noisy
+
+
+def _with_noise(scores: FloatArray, places: Sequence[Place]) -> FloatArray:
+    """[N, V], tempered, with noise on the few of each row's tokens that can win with it, -inf for
+    all others: dividing all and taking their logarithms is most of the work of a draw."""
     keys = np.array([_key(p.sampling.seed, p.position) for p in places], np.uint64)
-    filtered = [row for row, place in enumerate(places) if place.sampling.is_filtered]
-    whole = np.delete(np.arange(len(places)), filtered)
-    noisy = np.full(scaled.shape, -np.inf)
-    for row in filtered:
-        kept = survivors(scaled[row], places[row].sampling)
-        noisy[row, kept] = scaled[row, kept] + _noise(_bits(keys[row], kept))
-    if len(whole):
-        noisy[whole] = _with_noise(scaled[whole], keys[whole])
+    temperatures = np.array([place.sampling.temperature for place in places])
+    limits = (scores.max(axis=1) - _CONTENDERS * temperatures).astype(scores.dtype)[:, None]
+    noisy = np.full(scores.shape, -np.inf)
+
+    def add(are_chosen: BoolArray) -> None:
+        rows, tokens = np.divmod(np.flatnonzero(are_chosen), scores.shape[1])
+        scaled = scores[rows, tokens].astype(np.float64) / temperatures[rows]
+        noisy[rows, tokens] = scaled + _noise(_bits(keys[rows], tokens))
+
+    are_near = scores >= limits
+    add(are_near)
+    # All others are below the limit: what noise would take one from there to the top?
+    wanted = noisy.max(axis=1, keepdims=True) - limits.astype(np.float64) / temperatures[:, None]
+    are_lucky = _have(keys, scores.shape[1], wanted)
+    are_lucky &= ~are_near
+    add(are_lucky)
     return noisy
 
 
-def _with_noise(scaled: FloatArray, keys: BitArray) -> FloatArray:
-    """Noise on the few of each row's tokens that can win with it, -inf for all others: taking the
-    logarithms of all is most of the work of a draw."""
-    best = scaled.max(axis=1, keepdims=True)
-    near = scaled > best - _CONTENDERS
-    noisy = np.full(scaled.shape, -np.inf)
-    bits = _bits(keys[:, None], np.arange(scaled.shape[1])[None])
-    noisy[near] = scaled[near] + _noise(bits[near])
-    # The others are at most best - _CONTENDERS: what noise would take one of them to the top?
-    wanted = noisy.max(axis=1, keepdims=True) - (best - _CONTENDERS)
-    lucky = bits >= _bits_of(wanted)
-    lucky &= ~near & (scaled > -np.inf)
-    noisy[lucky] = scaled[lucky] + _noise(bits[lucky])
-    return noisy
+def _have(keys: BitArray, vocab_size: int, noise: FloatArray) -> BoolArray:
+    """Which tokens [N, V] have so much noise [N, 1]; true for a few that have a little less."""
+    states = _half_mixed(keys[:, None] + _steps(vocab_size))
+    # What is left of mixing keeps the upper 31 bits.
+    return states >= (_bits_of(noise) << np.uint64(11)) & np.uint64(_UPPER)
+
+
+@lru_cache(4)
+def _steps(vocab_size: int) -> BitArray:
+    """By which the states of a vocabulary's tokens [V] differ from their key."""
+    steps = (np.arange(vocab_size, dtype=np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+    steps.flags.writeable = False
+    return steps
 
 
 def survivors(scaled: FloatArray, sampling: Sampling) -> IntArray:
@@ -220,15 +251,20 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _mixed(state: BitArray) -> BitArray:
+def _mixed(states: BitArray) -> BitArray:
     """The upper 53 bits of `_mix` of each, in the place of what is given."""
-    shifted = state >> np.uint64(30)
-    state ^= shifted
-    state *= np.uint64(0xBF58476D1CE4E5B9)
-    np.right_shift(state, np.uint64(27), out=shifted)
-    state ^= shifted
-    state *= np.uint64(0x94D049BB133111EB)
-    np.right_shift(state, np.uint64(31), out=shifted)
-    state ^= shifted
-    state >>= np.uint64(11)
-    return state
+    states = _half_mixed(states)
+    states ^= states >> np.uint64(31)
+    states >>= np.uint64(11)
+    return states
+
+
+def _half_mixed(states: BitArray) -> BitArray:
+    """`_mix` of each but for its last step, in the place of what is given."""
+    shifted = states >> np.uint64(30)
+    states ^= shifted
+    states *= np.uint64(0xBF58476D1CE4E5B9)
+    np.right_shift(states, np.uint64(27), out=shifted)
+    states ^= shifted
+    states *= np.uint64(0x94D049BB133111EB)
+    return states
