@@ -38,9 +38,11 @@ class Cell:
     kind: str
     temperature: float
     concurrency: int
+    num_turns: int = 1
+    """Texts for each of the requests at a time, one after the other."""
 
     def prompts(self) -> list[list[int]]:
-        return prompts(self.kind, max(FEWEST_PROMPTS, self.concurrency))
+        return prompts(self.kind, max(FEWEST_PROMPTS, self.num_turns * self.concurrency))
 
 
 @dataclass(frozen=True, slots=True)

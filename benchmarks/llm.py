@@ -7,6 +7,10 @@ Targets are the shipped one and cost-faithful ones (benchmarks/grow.py): what is
 accepted is the shipped target's, what a pass costs is a larger one's. Greedy texts are compared
 with the engine's own plain ones. What a suite measured replaces what it measured before in the
 results; without a suite, the results are shown.
+
+In all suites but `steady` the requests of a load begin together, and the time is that of the last
+one: those who decode plainly stay in step, those who draft do not, and their last ones have the
+machine to themselves. In `steady` whoever ends makes room for the next, for three texts each.
 """
 
 from __future__ import annotations
@@ -36,10 +40,11 @@ class Suite:
     systems: tuple[str, ...]
     temperatures: tuple[float, ...] = (0.0, 0.8)
     concurrency: tuple[int, ...] = (1, 8)
+    num_turns: int = 1
 
     def cells(self) -> list[Cell]:
         return [
-            Cell(kind, temperature, concurrency)
+            Cell(kind, temperature, concurrency, self.num_turns)
             for concurrency in self.concurrency
             for temperature in self.temperatures
             for kind in KINDS
@@ -53,6 +58,7 @@ BESIDE = (*OURS, *(f"{peer}:{mode}" for peer in PEERS for mode in MODES))
 ABLATION = ("plain", "single", "vote", "climb", "all", "ahead", "lanes", "auto")
 SUITES = {
     "loads": Suite(("110m", "family"), OURS, concurrency=(1, 2, 4, 8, 16, 32, 64)),
+    "steady": Suite(("110m",), OURS, concurrency=(8, 16), num_turns=3),
     "peers": Suite(
         ("110m",),
         (
