@@ -150,6 +150,7 @@ def compose(
     is what usually passes between two passes over drafts."""
     drafts = _cut([job for job in jobs if job.draft is not None], cost, between_s)
     prompts = [job for job in jobs if job.draft is None]
+    prompts.sort(key=lambda job: _due(job.session, cost))
     if not prompts:
         return drafts
     # What is shorter than the shortest passes there are cannot be kept.
@@ -205,8 +206,16 @@ def _cut(jobs: Sequence[Job], cost: PassCost, between_s: float) -> list[Share]:
     return shares
 
 
+def _due(session: Session, cost: PassCost) -> float:
+    """When the rest of its prompt would have been read, had nobody else been there since it came.
+    Who is due first goes first: prompts are ended, not all begun, so that their requests decode in
+    large passes early; and a long one lets those pass that come while it would be read, no others.
+    """
+    return session.started + cost.seconds(session.num_uncached)
+
+
 def _fill(prompts: Sequence[Job], room: Room, prefixes: PrefixCache) -> list[Share]:
-    """The next tokens of the prompts in turn, as far as there is room, behind what is known
+    """The next tokens of the prompts in order, as far as there is room, behind what is known
     already. What one of them computes in this pass, the others wait for. But a prompt whose tokens
     are told of is computed whole, whatever is known."""
     shares = []

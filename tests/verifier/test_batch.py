@@ -98,6 +98,32 @@ def test_prompts_alone_are_short_where_somebody_is_decoding() -> None:
     assert len(few.tokens) == FEW_TOKENS, "no pass is shorter by much"
 
 
+def test_prompts_are_ended_one_after_the_other() -> None:
+    """However much of one has room in a pass, and whoever submits the next part when."""
+    waiting = pass_over([0], [(slot, 64) for slot in range(1, 9)])
+    decoding, *prompts = waiting
+    for number, prompt in enumerate(prompts):
+        prompt.session.started = number / 1000
+    ended: list[int] = []
+    while prompts:
+        _, shares = split(compose([decoding, *prompts], FREE, LIMITS, NOTHING_KEPT))
+        for share in shares:
+            share.job.session.num_cached += len(share.tokens)
+        prompts = [job for job in prompts if job not in [share.job for share in shares]]
+        prompts += [share.job for share in shares if not share.job.session.is_decoding]
+        ended += [s.job.session.slot for s in shares if s.job.session.is_decoding]
+        assert sum(job.session.num_uncached < 64 for job in prompts) <= 1
+    assert ended == list(range(1, 9))
+
+
+def test_a_long_prompt_lets_those_pass_that_come_while_it_would_be_read() -> None:
+    for came_s, first in ((0.2, 2), (0.6, 1)):
+        long, short = pass_over([], [(1, 290), (2, 20)])
+        long.session.started, short.session.started = 0.0, came_s
+        share, *_ = compose([long, short], FREE, LIMITS, NOTHING_KEPT)
+        assert share.job.session.slot == first
+
+
 costs = st.tuples(
     st.floats(0.0, 0.1), st.floats(1e-4, 5e-3), st.sampled_from((0.0, 1e-5, 2e-4, 1e-3))
 ).map(lambda c: PassCost({2: c[0] + 2 * c[1], 256: c[0] + 256 * c[1]}, padding_s=c[2]))
