@@ -150,7 +150,7 @@ def compose(
     is what usually passes between two passes over drafts."""
     drafts = _cut([job for job in jobs if job.draft is not None], cost, between_s)
     prompts = [job for job in jobs if job.draft is None]
-    prompts.sort(key=lambda job: _due(job.session, cost))
+    prompts.sort(key=lambda job: _due(job.session, cost, prefixes))
     if not prompts:
         return drafts
     # What is shorter than the shortest passes there are cannot be kept.
@@ -206,12 +206,13 @@ def _cut(jobs: Sequence[Job], cost: PassCost, between_s: float) -> list[Share]:
     return shares
 
 
-def _due(session: Session, cost: PassCost) -> float:
+def _due(session: Session, cost: PassCost, prefixes: PrefixCache) -> float:
     """When the rest of its prompt would have been read, had nobody else been there since it came.
     Who is due first goes first: prompts are ended, not all begun, so that their requests decode in
     large passes early; and a long one lets those pass that come while it would be read, no others.
     """
-    return session.started + cost.seconds(session.num_uncached)
+    num_known = session.num_cached if session.tells_prompt else prefixes.num_known(session)
+    return session.started + cost.seconds(len(session.tokens) - num_known)
 
 
 def _fill(prompts: Sequence[Job], room: Room, prefixes: PrefixCache) -> list[Share]:

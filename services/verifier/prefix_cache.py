@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 
 import numpy as np
 
@@ -34,16 +35,16 @@ class PrefixCache:
     def find(self, session: Session) -> tuple[int, list[FloatArray]]:
         """Where in the session's text the blocks found begin, and the blocks, one behind the other.
         They lead further than what is in its cache, and leave two tokens or more to compute."""
-        first = session.num_cached // self.block_tokens
-        found: list[bytes] = []
-        for key in self._keys(session, session.tokens[:-2])[first:]:
-            if key not in self._blocks:
-                break
-            found.append(key)
+        first, found = self._found(session)
         # The last block first: a block is of no use without those before it.
         for key in reversed(found):
             self._blocks.move_to_end(key)
         return first * self.block_tokens, [self._blocks[key] for key in found]
+
+    def num_known(self, session: Session) -> int:
+        """How many tokens at the text's start need not be computed."""
+        first, found = self._found(session)
+        return max(session.num_cached, (first + len(found)) * self.block_tokens)
 
     def keys_between(self, session: Session, start: int, end: int) -> list[bytes]:
         """The keys of the whole blocks of the session's text that tokens `start` to `end` touch, as
@@ -78,6 +79,13 @@ class PrefixCache:
         while self._num_bytes > self._max_bytes:
             _, oldest = self._blocks.popitem(last=False)
             self._num_bytes -= oldest.nbytes
+
+    def _found(self, session: Session) -> tuple[int, list[bytes]]:
+        """The number of the first block that the session lacks, and the keys of those from there
+        on that are kept, without a gap."""
+        first = session.num_cached // self.block_tokens
+        keys = self._keys(session, session.tokens[:-2])[first:]
+        return first, list(takewhile(self._blocks.__contains__, keys))
 
     def _keys(self, session: Session, tokens: Sequence[int]) -> list[bytes]:
         """Of all whole blocks of `tokens`, which only ever go on from what the session had."""

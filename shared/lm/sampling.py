@@ -146,17 +146,22 @@ def _with_noise(scores: FloatArray, places: Sequence[Place]) -> FloatArray:
 
 def _have(keys: BitArray, vocab_size: int, noise: FloatArray) -> BoolArray:
     """Which tokens [N, V] have so much noise [N, 1]; true for a few that have a little less."""
-    states = _half_mixed(keys[:, None] + _steps(vocab_size))
+    states = _half_mixed(keys[:, None] + _all_steps(vocab_size))
     # What is left of mixing keeps the upper 31 bits.
     return states >= (_bits_of(noise) << np.uint64(11)) & np.uint64(_UPPER)
 
 
 @lru_cache(4)
-def _steps(vocab_size: int) -> BitArray:
-    """By which the states of a vocabulary's tokens [V] differ from their key."""
-    steps = (np.arange(vocab_size, dtype=np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
+def _all_steps(vocab_size: int) -> BitArray:
+    """`_step` of a vocabulary's tokens [V]."""
+    steps = _step(np.arange(vocab_size))
     steps.flags.writeable = False
     return steps
+
+
+def _step(tokens: IntArray) -> BitArray:
+    """By which the states of tokens differ from their key."""
+    return (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN)
 
 
 def survivors(scaled: FloatArray, sampling: Sampling) -> IntArray:
@@ -188,7 +193,7 @@ def _key(seed: int, position: int) -> int:
 
 def _bits(keys: BitArray | np.uint64, tokens: IntArray) -> BitArray:
     """Random bits, 53 of them."""
-    return _mixed(keys + (tokens.astype(np.uint64) + np.uint64(1)) * np.uint64(_GOLDEN))
+    return _mixed(keys + _step(tokens))
 
 
 def _noise(bits: BitArray) -> FloatArray:

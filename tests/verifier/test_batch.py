@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -122,6 +123,18 @@ def test_a_long_prompt_lets_those_pass_that_come_while_it_would_be_read() -> Non
         long.session.started, short.session.started = 0.0, came_s
         share, *_ = compose([long, short], FREE, LIMITS, NOTHING_KEPT)
         assert share.job.session.slot == first
+
+
+def test_a_long_prompt_that_is_known_is_no_long_one() -> None:
+    known, short = pass_over([], [(1, 290), (2, 60)])
+    known.session.started = short.session.started = 0.0
+    prefixes = PrefixCache(1 << 20)
+    for key in prefixes.keys_between(known.session, 0, len(PROMPT)):
+        prefixes.store(key, np.zeros(1, np.float32))
+    short.session.tokens = [6] * 61
+    short.session.num_cached = 0
+    share, *_ = compose([short, known], FREE, LIMITS, prefixes)
+    assert share.job is known
 
 
 costs = st.tuples(
