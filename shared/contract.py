@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,10 +18,10 @@ from shared import gateway_messages, tensor_messages, topics
 from shared import messages as m
 from shared.codec import MAX_MESSAGE_BYTES, SCHEMA_VERSION
 from shared.topics import Topic
+from shared.wire import MISSING, Wired, fields
 from shared.wire_schemas import (
     Json,
     default_of,
-    fields_of,
     kind,
     notes_of,
     object_schema,
@@ -147,10 +147,10 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(name: str, cls: type) -> Iterator[str]:
+def _section(name: str, cls: type[Wired]) -> Iterator[str]:
     yield f"\n### {name}\n\n{text_of(cls)}\n\n| field | | default | |\n|---|---|---|---|"
     notes, hints = notes_of(cls), get_type_hints(cls)
-    for field in fields_of(cls):
+    for field in fields(cls):
         default = default_of(field)
         shown = "" if default is MISSING else f"`{json.dumps(default)}`"
         note = notes.get(field.name, "")

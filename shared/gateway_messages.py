@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from shared.wire import Wired
 
 
-@dataclass(frozen=True, slots=True)
-class Abort:
+class Abort(Wired, frozen=True):
     """gateway -> inboxes of the other gateways, soft: whoever has generations under this
     x-request-id ends them, if they are the `owner`'s (the name of a key; None: without keys)."""
 
@@ -16,8 +15,7 @@ class Abort:
     owner: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Aborted:
+class Aborted(Wired, frozen=True):
     """gateway -> gateway, soft: how many generations that was here; 0 is told as well."""
 
     question_id: str

@@ -5,11 +5,10 @@ Texts come in here alone: a grammar is one until the verifier, which has the voc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from shared.wire import Wired, field
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
+class Sampling(Wired, frozen=True):
     """How the target draws a token. `temperature` 0 is greedy and needs no seed."""
 
     temperature: float = 1.0
@@ -40,8 +39,7 @@ class Sampling:
         return self.min_p > 0.0 or self.top_k > 0 or self.top_p < 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Grammar:
+class Grammar(Wired, frozen=True):
     """What the text must be: `kind` is `json` (a JSON schema), `regex`, `choice` (a JSON list of
     texts) or `lark`; `source` the request's field that it came from."""
 
@@ -50,8 +48,7 @@ class Grammar:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class Steering:
+class Steering(Wired, frozen=True):
     """How a request wants its drafts. None leaves it to the system; `length` is fixed, 0 for plain
     decoding; `vote` is the voter's walk."""
 
@@ -61,8 +58,7 @@ class Steering:
     vote: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Logprobs:
+class Logprobs(Wired, frozen=True):
     """Natural logarithms of the probabilities that the target's own logits give, before sampling
     changes them: the token's, and those of the most likely tokens, best first. `rank` is the
     token's place among all, from 1 on; 0 where a verifier does not tell it yet."""
@@ -73,8 +69,7 @@ class Logprobs:
     rank: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(Wired, frozen=True):
     """Where the seconds of a request's rounds went: drafters at work (the slowest of each round),
     the voter, messages on their way to and from both, waiting for a place in a pass, the target's
     forward passes, drawing tokens from their logits, and the rest."""
@@ -105,8 +100,7 @@ class Times:
         return drafts_s + self.waiting_s + self.forward_s + self.sampling_s + self.rest_s
 
 
-@dataclass(frozen=True, slots=True)
-class RoundVote:
+class RoundVote(Wired, frozen=True):
     """What one drafter proposed in a round, of which `num_ready` tokens had been drafted ahead, and
     the weight that it had."""
 
@@ -116,8 +110,7 @@ class RoundVote:
     num_ready: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RoundTrace:
+class RoundTrace(Wired, frozen=True):
     """One round as it went: `num_emitted` tokens from the output's `offset` on came of `draft`, of
     which the first `num_accepted` are its own. `length` tokens were asked for, and the round began
     `started_s` after its request was taken into work, one of `num_running`."""

@@ -1,15 +1,13 @@
 """Every message that crosses a process boundary, and nothing else: the wire is the architecture.
 Those of tensors are in tensor_messages.py, those between gateways in gateway_messages.py.
 
-Frozen, slotted dataclasses of plain values; the codec derives the wire schema from the
-annotations. Parts of generation's are in generation.py. Token ids only: text exists in the gateway,
-and in the grammars that it passes on. Durations are seconds measured in one process; `deadline` is
-a time of the bus's clock (`Bus.now`), since it crosses machines.
+Frozen classes of plain values, whose annotations are the wire's schema. Parts of generation's are
+in generation.py. Token ids only: text exists in the gateway, and in the grammars that it passes on.
+Durations are seconds measured in one process; `deadline` is a time of the bus's clock (`Bus.now`),
+since it crosses machines.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
 
 from shared.gateway_messages import Abort, Aborted
 from shared.generation import Grammar, Logprobs, RoundTrace, Sampling, Steering, Times
@@ -22,10 +20,10 @@ from shared.tensor_messages import (
     WriteRows,
     Written,
 )
+from shared.wire import Wired, field
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateRequest:
+class GenerateRequest(Wired, frozen=True):
     """gateway -> verifier group. Durable: acknowledged with its terminal message. No stop token is
     drawn before `min_tokens` others; `num_logprobs` of the likeliest tokens are told with each
     token, none where it is None; `num_prompt_logprobs` likewise with each of the prompt's, and only
@@ -41,13 +39,12 @@ class GenerateRequest:
     min_tokens: int = 0
     grammar: Grammar | None = None
     num_logprobs: int | None = None
-    steering: Steering = field(default_factory=Steering)
+    steering: Steering = Steering()
     is_traced: bool = False
     num_prompt_logprobs: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PromptLogprobs:
+class PromptLogprobs(Wired, frozen=True):
     """verifier -> gateway, before any tokens, as the prompt is computed: one for each of its tokens
     but the first, in several messages. `offset` is the prompt's token that the first one is of, so
     that a taken-over request may repeat what the gateway already has."""
@@ -58,8 +55,7 @@ class PromptLogprobs:
     logprobs: list[Logprobs]
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Wired, frozen=True):
     """verifier -> gateway, one a round. `offset` counts generated tokens, so that a taken-over
     request may repeat what the gateway already has. Without tokens: a prefill is under way.
     `logprobs` has one of each token, `rounds` those that the tokens are of, where asked for."""
@@ -72,8 +68,7 @@ class Tokens:
     rounds: list[RoundTrace] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class DrafterReport:
+class DrafterReport(Wired, frozen=True):
     """What one draft model did for one request."""
 
     drafter: str
@@ -86,8 +81,7 @@ class DrafterReport:
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationReport:
+class GenerationReport(Wired, frozen=True):
     """How the tokens of one request came to be: how many of its prompt's were in a cache already,
     and for each target pass (draft tokens, accepted)."""
 
@@ -98,8 +92,7 @@ class GenerationReport:
     drafters: list[DrafterReport]
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Wired, frozen=True):
     """Terminal: all `num_tokens` tokens were sent. `reason` is `stop` or `length`."""
 
     request_id: str
@@ -108,8 +101,7 @@ class Finished:
     report: GenerationReport
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Wired, frozen=True):
     """Terminal: `code` is stable (shared/errors.py), `param` names the field at fault, if any."""
 
     request_id: str
@@ -118,23 +110,20 @@ class Failed:
     param: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cancelled:
+class Cancelled(Wired, frozen=True):
     """Terminal: ended because the gateway asked for it, or because nobody waits any more."""
 
     request_id: str
     report: GenerationReport
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Wired, frozen=True):
     """gateway -> inbox of each verifier: stop this request wherever it is."""
 
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Wired, frozen=True):
     """How the `num_rounds` from `round` on fared, one unless they were plain decoding. `pass_s` is
     the time of the target's forward passes, `round_s` that of the whole rounds, drafting and
     waiting included, while the verifier had `num_running` requests in work."""
@@ -148,8 +137,7 @@ class Outcome:
     num_running: int
 
 
-@dataclass(frozen=True, slots=True)
-class DraftRequest:
+class DraftRequest(Wired, frozen=True):
     """verifier -> inboxes of the chosen drafters and of the chosen voter, soft.
 
     `tokens` are those of the request's context from index `start` on; `start + len(tokens)` is
@@ -177,8 +165,7 @@ class DraftRequest:
     vote: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Wired, frozen=True):
     """drafter -> voter, soft. `margins` say how sure the drafter is of each token, on a scale of
     its own; `num_ready` of the tokens had been drafted ahead; `draft_s` tells how long it took.
     `is_synced` is false where it lacks the request's context;
@@ -194,8 +181,7 @@ class Proposal:
     is_synced: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(Wired, frozen=True):
     """One drafter's part in a draft: what it proposed, of which `num_ready` tokens had been drafted
     ahead, and the weight it had."""
 
@@ -206,8 +192,7 @@ class Vote:
     is_synced: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Wired, frozen=True):
     """voter -> verifier, soft: the winning path, who voted, and the next speculation length.
     `survival` has the probability that the target follows the path up to each token; none where
     the whole path is to be verified, whatever it costs. `draft_s` is the time that the slowest
@@ -223,8 +208,7 @@ class Draft:
     votes: list[Vote]
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Wired, frozen=True):
     """verifier -> drafters and voter, soft: the request ended, its state may go. `tokens` and
     `outcome` are those of the last round."""
 
@@ -234,8 +218,7 @@ class Release:
     outcome: Outcome | None
 
 
-@dataclass(frozen=True, slots=True)
-class RecommendRequest:
+class RecommendRequest(Wired, frozen=True):
     """gateway -> recommender group. `context` holds the model's context fields by name, each a
     list of values; `candidates` are scored, or the top `k` of the catalogue is returned."""
 
@@ -249,8 +232,7 @@ class RecommendRequest:
     """By its name or a label; None: the stable one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(Wired, frozen=True):
     """Terminal answer of the recommender, best first. `num_unknown` counts context values that
     the model has no row for."""
 
@@ -263,7 +245,7 @@ class Scores:
 
 SpeculationMessage = DraftRequest | Proposal | Draft | Release
 Reply = Tokens | PromptLogprobs | Finished | Failed | Cancelled | Scores | Outputs | Written
-MESSAGES: tuple[type, ...] = (
+MESSAGES: tuple[type[Wired], ...] = (
     GenerateRequest, PromptLogprobs, Tokens, Finished, Failed, Cancelled, Cancel,
     DraftRequest, Proposal, Draft, Release, RecommendRequest, Scores,
     ScoreRequest, Outputs, WriteRows, Written, RowsWritten, DescribeRequest, Description,

@@ -1,15 +1,14 @@
 """The messages that carry tensors to recommenders and back, and say what tensors a model takes.
 
-As those of messages.py, which lists them all: plain values, whose wire form the codec derives.
+As those of messages.py, which lists them all.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from shared.wire import Wired
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(Wired, frozen=True):
     """Numbers of a shape: `dtype` is int64 or float32, `data` little-endian in C order."""
 
     dtype: str
@@ -17,8 +16,7 @@ class Tensor:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ScoreRequest:
+class ScoreRequest(Wired, frozen=True):
     """gateway -> recommender group. `inputs` are those of the model, by name; where `is_typed` is
     false, whole numbers serve for fractions, since JSON does not tell them apart. `version` is the
     only one that may answer; None: any."""
@@ -31,8 +29,7 @@ class ScoreRequest:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(Wired, frozen=True):
     """Terminal answer to a ScoreRequest: the dense graph's outputs by name, in its order."""
 
     request_id: str
@@ -40,8 +37,7 @@ class Outputs:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class WriteRows:
+class WriteRows(Wired, frozen=True):
     """gateway -> recommender group: new vectors `values` float32 [n, dim] for rows int64 [n] of a
     table, in every replica of the version."""
 
@@ -54,8 +50,7 @@ class WriteRows:
     deadline: float
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(Wired, frozen=True):
     """Terminal answer to WriteRows: they are in the version's journal, which each of its replicas
     reads, those that start later too."""
 
@@ -64,8 +59,7 @@ class Written:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class RowsWritten:
+class RowsWritten(Wired, frozen=True):
     """An entry of a version's journal: what a WriteRows asked for."""
 
     table: str
@@ -73,8 +67,7 @@ class RowsWritten:
     values: Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class DescribeRequest:
+class DescribeRequest(Wired, frozen=True):
     """gateway -> inbox of a recommender, soft: what does it serve as this version, by which plan?
     One that has another version is silent."""
 
@@ -83,8 +76,7 @@ class DescribeRequest:
     version: str
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(Wired, frozen=True):
     """recommender -> gateway, soft: JSON of model, version, inputs, outputs and plan."""
 
     request_id: str

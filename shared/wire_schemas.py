@@ -1,4 +1,4 @@
-"""What the wire's dataclasses say of themselves: JSON schemas, and words. Texts below fields, which
+"""What the wire's classes say of themselves: JSON schemas, and words. Texts below fields, which
 Python does not keep, are read from the source."""
 
 from __future__ import annotations
@@ -6,12 +6,12 @@ from __future__ import annotations
 import ast
 import inspect
 import types
-from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Iterator
 from textwrap import dedent
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from shared.messages import MESSAGES
+from shared.wire import MISSING, Field, Wired, fields
 
 Json = dict[str, Any]
 SCALARS: dict[object, Json] = {
@@ -23,9 +23,9 @@ SCALARS: dict[object, Json] = {
 }
 
 
-def parts() -> dict[str, type]:
+def parts() -> dict[str, type[Wired]]:
     """The messages, and the classes that their fields are of, by name in that order."""
-    found: dict[str, type] = {cls.__name__: cls for cls in MESSAGES}
+    found: dict[str, type[Wired]] = {cls.__name__: cls for cls in MESSAGES}
     waiting = list(found.values())
     while waiting:
         for hint in get_type_hints(waiting.pop(0)).values():
@@ -36,11 +36,11 @@ def parts() -> dict[str, type]:
     return found
 
 
-def object_schema(cls: type) -> Json:
+def object_schema(cls: type[Wired]) -> Json:
     """Of the map that it is on the wire."""
     hints, notes = get_type_hints(cls), notes_of(cls)
     properties: Json = {}
-    for field in fields_of(cls):
+    for field in fields(cls):
         own = properties[field.name] = dict(_schema(hints[field.name]))
         if field.name in notes:
             own["description"] = notes[field.name]
@@ -49,7 +49,7 @@ def object_schema(cls: type) -> Json:
     return {
         "type": "object",
         "description": text_of(cls),
-        "required": [f.name for f in fields_of(cls) if default_of(f) is MISSING],
+        "required": [f.name for f in fields(cls) if default_of(f) is MISSING],
         "additionalProperties": False,
         "properties": properties,
     }
@@ -73,7 +73,7 @@ def _schema(hint: Any) -> Json:
             + [{"type": "null"}]
         }
     name: str = hint.__name__
-    return reference(name) if is_dataclass(hint) else SCALARS[hint]
+    return reference(name) if is_wired(hint) else SCALARS[hint]
 
 
 def kind(hint: Any) -> str:
@@ -88,27 +88,25 @@ def kind(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("null" if arg is types.NoneType else kind(arg) for arg in args)
     name: str = hint.__name__
-    return f"[{name}](#{name.lower()})" if is_dataclass(hint) else name
+    return f"[{name}](#{name.lower()})" if is_wired(hint) else name
 
 
-def _classes(hint: Any) -> Iterator[type]:
-    if is_dataclass(hint) and isinstance(hint, type):
+def _classes(hint: Any) -> Iterator[type[Wired]]:
+    if is_wired(hint):
         yield hint
     for arg in get_args(hint):
         yield from _classes(arg)
 
 
-def fields_of(cls: Any) -> Sequence[Any]:
-    """In their order."""
-    return fields(cls)
+def is_wired(hint: Any) -> bool:
+    """Whether it is a class of values that travel together."""
+    return isinstance(hint, type) and issubclass(hint, Wired)
 
 
-def default_of(field: Any) -> Any:
+def default_of(field: Field) -> Any:
     """MISSING where there is none."""
-    if field.default_factory is not MISSING:
-        value = field.default_factory()
-        return {f.name: default_of(f) for f in fields_of(value)} if is_dataclass(value) else value
-    return field.default
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    return {f.name: default_of(f) for f in fields(value)} if isinstance(value, Wired) else value
 
 
 def text_of(told: Any) -> str:

@@ -23,6 +23,7 @@ CONFINED = {
     "docker": ["deploy/autoscaler/fleet.py"],
     "requests": ["deploy/autoscaler/fleet.py"],
     "msgpack": ["shared/codec.py"],
+    "msgspec": ["shared/codec.py", "shared/wire.py"],
     "onnxruntime": [
         "shared/lm/",
         "services/recommender/dense.py",
@@ -126,6 +127,7 @@ PURE_MAY_USE = {
     "shared.messages",
     "shared.tensor_messages",
     "shared.errors",
+    "shared.wire",
     *(p[:-3].replace("/", ".") for p in PURE),
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
 from shared.messages import Finished
 from shared.service import Service
+from shared.wire import replace
 from tests.redis_server import RedisServer
 from tests.system import Client, decode_plainly, running
 from tests.toy import VOCAB_SIZE, write_toy

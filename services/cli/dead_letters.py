@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from shared.bus import Bus, DeadLetter, connect
 from shared.codec import decode, encode
 from shared.config import BusConfig
 from shared.errors import ConfigError, MessageError, QuorumError
+from shared.wire import plain, replace
 
 T = TypeVar("T")
 HEAD = ("id", "put aside", "topic", "type", "request", "why")
@@ -108,7 +109,7 @@ def shown(told: Read) -> Iterator[str]:
         yield f"malformed  {told.trouble}"
         yield f"begins     {letter.data[:MAX_SHOWN]!r}"
     else:
-        yield json.dumps(_brief(asdict(told.message)), indent=2, ensure_ascii=True)
+        yield json.dumps(_brief(plain(told.message)), indent=2, ensure_ascii=True)
 
 
 async def replay(bus: Bus, told: Read, timeout_s: float) -> bool:

@@ -109,9 +109,7 @@ class DrafterService(Service):
                 continue
             self._trace(traced, started)
             metrics.DRAFT_SECONDS.labels(self.name).observe(time.perf_counter() - started)
-            await asyncio.gather(
-                *(self.bus.send([request.voter], proposal) for request, proposal in proposals)
-            )
+            await self.bus.send_all((request.voter, proposal) for request, proposal in proposals)
             if any(request.ahead for request, _ in proposals):
                 try:
                     await asyncio.to_thread(self._draft_ahead)

@@ -30,6 +30,7 @@ from services.gateway.schemas import ChatBody, GenerationBody
 from services.gateway.text import TextModel
 from services.gateway.tools.deltas import CallArguments, CallStart, Content, Delta
 from services.gateway.tools.readers import Reader
+from shared import wire
 from shared.errors import InvalidRequestError
 from shared.generation import Grammar, Logprobs, Steering
 from shared.messages import GenerationReport
@@ -157,7 +158,7 @@ class Choices:
         self.all: list[Choice] = []
         for prompt in prompts:
             for number in range(body.n):
-                sampling = replace(base.sampling, seed=_offset(seed, number))
+                sampling = wire.replace(base.sampling, seed=_offset(seed, number))
                 wanted = replace(base, prompt=prompt.tokens, sampling=sampling)
                 reader = None if toolset is None else toolset.reader(text)
                 choice = Choice(len(self.all), wanted, prompt.echo, reader=reader)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from shared.errors import InvalidRequestError, ModelError
 from shared.generation import Grammar
 from shared.lm.sampling import BoolArray
 from shared.messages import Draft, Vote
+from shared.wire import replace
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions

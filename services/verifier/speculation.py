@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import takewhile
 
 from services.verifier import metrics
@@ -18,6 +17,7 @@ from services.verifier.session import Session
 from shared.bus.base import Bus, Instance
 from shared.messages import Draft, DraftRequest, Release
 from shared.registry import Registry, rendezvous
+from shared.wire import replace
 
 _PLAIN_ROUNDS = 8
 """Of plain decoding, between two messages to the voter: not one a token."""
@@ -50,7 +50,7 @@ class Speculation:
         """What a request asks for in its first round: what the last one to be told was told."""
         self._max_length = max_speculation_length
         self._timeout_s = timeout_s
-        self._rounds: dict[str, tuple[Session, Instance, asyncio.Future[Draft]]] = {}
+        self._rounds: dict[str, tuple[Session, Instance, asyncio.Future[Draft | None]]] = {}
         self._silent: set[str] = set()
         """Inboxes of voters that were waited for in vain and have said nothing since."""
 
@@ -71,7 +71,7 @@ class Speculation:
         if length == 0 and session.round < session.next_plain_report:
             return nothing
         voter = rendezvous(session.id, self._heard(voters) or voters)
-        arrival: asyncio.Future[Draft] = asyncio.get_running_loop().create_future()
+        arrival: asyncio.Future[Draft | None] = asyncio.get_running_loop().create_future()
         self._rounds[session.id] = (session, voter, arrival)
         await self._ask(session, voter, drafters if length else [], length, price, way.ahead)
         if length == 0:
@@ -82,10 +82,13 @@ class Speculation:
             # It was asked, so that it can show that it is back; until then nobody waits for it.
             return nothing
         asked = time.perf_counter()
+        # Of thousands a second nearly none comes too late: a timer, not a scope of its own.
+        patience = asyncio.get_running_loop().call_later(self._timeout_s, _give_up, arrival)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                draft = await arrival
-        except TimeoutError:
+            draft = await arrival
+        finally:
+            patience.cancel()
+        if draft is None:
             metrics.DRAFT_TIMEOUTS.inc()
             session.num_timeouts += 1
             self._silent.add(voter.inbox)
@@ -194,6 +197,11 @@ class Speculation:
         session.outcome = None
         for inbox in inboxes:
             session.num_sent[inbox] = len(session.tokens)
+
+
+def _give_up(arrival: asyncio.Future[Draft | None]) -> None:
+    if not arrival.done():
+        arrival.set_result(None)
 
 
 def _by_start(session: Session, inboxes: Sequence[str] | dict[str, int]) -> dict[int, list[str]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from services.voter import metrics
 from services.voter.estimator import FIRST_EASE, Opinion, ease_after
 from shared.messages import DraftRequest, Proposal, Release
 from shared.tracing import UNTRACED, Span
+from shared.wire import replace
 
 MAX_EARLY = 1024
 MAX_TOKEN = 1 << 31

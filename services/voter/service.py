@@ -251,13 +251,10 @@ class VoterService(Service):
             ready = [await self._outbound.get()]
             while not self._outbound.empty():
                 ready.append(self._outbound.get_nowait())
-            await asyncio.gather(*(self._send_draft(*each) for each in ready))
-
-    async def _send_draft(self, reply_to: str, draft: Draft) -> None:
-        try:
-            await self.bus.send([reply_to], draft)
-        except BusError as error:
-            logger.warning("draft lost: %s", error)
+            try:
+                await self.bus.send_all(ready)
+            except BusError as error:
+                logger.warning("drafts lost: %s", error)
 
     async def _share_weights(self) -> None:
         """Exchanges what was learned with the other voters, off the critical path."""

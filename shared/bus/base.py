@@ -157,6 +157,11 @@ class Bus(ABC):
         """Puts one message into each of the inboxes that exist; encoded once."""
 
     @abstractmethod
+    async def send_all(self, letters: Iterable[tuple[str, object]]) -> None:
+        """Sends each inbox its message, together. Raises BusError once all are tried, if one of
+        them could not be sent."""
+
+    @abstractmethod
     def receive(self, inbox: str) -> AbstractAsyncContextManager[AsyncIterator[object]]:
         """Creates the inbox and yields its messages in order; removes it on leaving. Malformed
         messages are counted and dropped. Whoever has taken a message works within its sender's

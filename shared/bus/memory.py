@@ -109,6 +109,10 @@ class MemoryBus(Bus):
         for inbox in inboxes:
             self._put(inbox, parcel)
 
+    async def send_all(self, letters: Iterable[tuple[str, object]]) -> None:
+        for inbox, message in letters:
+            self._put(inbox, Parcel(encode(message)))
+
     def send_bytes(self, inbox: str, data: bytes) -> None:
         """What `send` does with the encoded message for one inbox."""
         self._put(inbox, Parcel(data))

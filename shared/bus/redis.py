@@ -101,6 +101,16 @@ class RedisBus(Bus):
     async def send(self, inboxes: Iterable[str], message: object) -> None:
         await self.send_bytes(inboxes, encode(message))
 
+    async def send_all(self, letters: Iterable[tuple[str, object]]) -> None:
+        sent = [
+            self._outbox.send([self._client.key("inbox", inbox)], encode(message))
+            for inbox, message in letters
+        ]
+        results = await asyncio.gather(*sent, return_exceptions=True)
+        for error in results:
+            if error is not None:
+                raise error
+
     async def send_bytes(self, inboxes: Iterable[str], data: bytes) -> None:
         """What `send` does with the encoded message."""
         await self._outbox.send([self._client.key("inbox", inbox) for inbox in inboxes], data)

@@ -32,13 +32,13 @@ class Together(Generic[I, R]):
         self._waiting: list[tuple[I, asyncio.Future[R]]] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def put(self, item: I) -> R:
-        """Returns when it is sent. Raises what `send` raises."""
+    def put(self, item: I) -> asyncio.Future[R]:
+        """Done when it is sent. Raises what `send` raises."""
         sent: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, sent))
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
-        return await sent
+        return sent
 
     async def close(self) -> None:
         """Waits a little for what is under way. Nobody may put in any more."""
@@ -99,9 +99,9 @@ class RedisOutbox:
         self._letters: Together[Letter, None] = Together(self._send_letters)
         self._entries: Together[Entry, bool] = Together(self._append_entries)
 
-    async def send(self, keys: Sequence[str], data: bytes) -> None:
-        """Returns when the message is in all inboxes that exist. Raises BusError."""
-        await self._letters.put(Letter(keys, data))
+    def send(self, keys: Sequence[str], data: bytes) -> asyncio.Future[None]:
+        """Done when the message is in all inboxes that exist. Raises BusError."""
+        return self._letters.put(Letter(keys, data))
 
     async def append(self, key: str, limit: int, data: bytes) -> bool:
         """Once, however often it is tried; False if there are `limit` entries. Raises BusError."""

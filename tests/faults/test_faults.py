@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
 from shared.messages import DraftRequest, Finished, Proposal
 from shared.topics import generate_requests
+from shared.wire import replace
 from tests.processes import Fleet, Process, fleet
 from tests.redis_server import RedisServer
 from tests.system import Answer, Client, decode_plainly

@@ -307,7 +307,10 @@ async def test_deliveries_are_counted_and_a_poisonous_message_can_be_put_aside(b
         (msgpack.packb([1, 2]), "not a message"),
         (msgpack.packb({"v": 99, "type": "Cancel", "body": {}}), "schema version 99"),
         (msgpack.packb({"v": 1, "type": "Rumour", "body": {}}), "unknown message type 'Rumour'"),
-        (msgpack.packb({"v": 1, "type": "Cancel", "body": {}}), "lacks request_id"),
+        (
+            msgpack.packb({"v": 1, "type": "Cancel", "body": {}}),
+            "missing required field",
+        ),
         (encode(Cancel("1")), "Cancel on topic work"),
         (b"x" * (MAX_MESSAGE_BYTES + 1), "the limit is"),
     ],
@@ -446,6 +449,15 @@ async def test_one_message_reaches_several_inboxes(bus: Bus) -> None:
         await bus.send(["a", "b", "nobody"], Cancel("1"))
         assert await asyncio.wait_for(anext(to_a), 5) == Cancel("1")
         assert await asyncio.wait_for(anext(to_b), 5) == Cancel("1")
+
+
+async def test_each_inbox_gets_its_messages_of_many_sent_together_in_order(bus: Bus) -> None:
+    async with bus.receive("a") as first, bus.receive("b") as second:
+        inboxes = ["a", "b", "nobody"] * 50
+        await bus.send_all((inbox, Cancel(f"{n}")) for n, inbox in enumerate(inboxes))
+        for start, messages in enumerate((first, second)):
+            got = [await anext(messages) for _ in range(50)]
+            assert got == [Cancel(f"{n}") for n in range(start, 150, 3)]
 
 
 async def test_mail_for_an_inbox_that_is_gone_vanishes(bus: Bus) -> None:

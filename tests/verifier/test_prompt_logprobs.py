@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -34,6 +33,7 @@ from shared.generation import Logprobs, Sampling
 from shared.lm.decoder import Decoder, Row, load_decoder
 from shared.lm.manifest import FORMAT, Manifest, checksum
 from shared.messages import GenerateRequest, PromptLogprobs, Tokens
+from shared.wire import replace
 from tests.system import Answer, Client, decode_plainly, running
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 

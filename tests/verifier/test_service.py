@@ -6,7 +6,6 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import astuple, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
 from shared.messages import Cancel, Cancelled, Failed, Finished, GenerateRequest, Release
 from shared.topics import batch_generate_requests, generate_requests
+from shared.wire import astuple, replace
 from tests.system import Answer, Client, decode_plainly, running
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 

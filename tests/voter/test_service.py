@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -14,6 +13,7 @@ from services.voter.service import VoterService
 from shared.bus import Bus, connect
 from shared.config import BusConfig
 from shared.messages import Draft, DraftRequest, Outcome, Proposal, Release, Vote
+from shared.wire import replace
 from tests.system import running
 from tests.voter.test_rounds import proposal, request
 
