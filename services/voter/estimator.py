@@ -101,12 +101,13 @@ class Estimator:
         survival: list[float] = []
         chance = 1.0
         voices = self._voices(opinions)
+        places = _first_place(ease)
         while len(path) < max_length:
             depth = len(path)
             if not (voices := [voice for voice in voices if len(voice.tokens) > depth]):
                 break
             chances = {
-                token: _chance(self._features(voices, token, depth, ease))
+                token: _chance(self._features(voices, token, depth, places))
                 for token in {voice.tokens[depth] for voice in voices}
             }
             token = max(chances, key=lambda t: (chances[t], -t))
@@ -121,9 +122,10 @@ class Estimator:
         survival = []
         chance = 1.0
         voices = self._voices(opinions)
+        places = _first_place(ease)
         for depth, token in enumerate(path):
             voices = [voice for voice in voices if len(voice.tokens) > depth]
-            chance *= _chance(self._features(voices, token, depth, ease))
+            chance *= _chance(self._features(voices, token, depth, places))
             survival.append(chance)
             voices = [voice for voice in voices if voice.tokens[depth] == token]
         return survival
@@ -131,18 +133,19 @@ class Estimator:
     def learn(self, opinions: Sequence[Opinion], emitted: Sequence[int], ease: float) -> None:
         """From the target's tokens at the places of the proposals."""
         voices = self._voices(opinions)
+        places = _first_place(ease)
         for depth, right in enumerate(emitted):
             if not (voices := [voice for voice in voices if len(voice.tokens) > depth]):
                 break
             for token in sorted({voice.tokens[depth] for voice in voices}):
-                _learn(self._features(voices, token, depth, ease), token == right)
+                _learn(self._features(voices, token, depth, places), token == right)
             voices = [voice for voice in voices if voice.tokens[depth] == right]
 
     def _voices(self, opinions: Sequence[Opinion]) -> list[Voice]:
         return [Voice(self._trust[opinion.drafter], opinion) for opinion in opinions]
 
     def _features(
-        self, voices: Sequence[Voice], token: int, depth: int, ease: float
+        self, voices: Sequence[Voice], token: int, depth: int, places: int
     ) -> list[Feature]:
         features = []
         num_for = 0
@@ -153,9 +156,12 @@ class Estimator:
             features.append((parts, voice.sureness[depth]))
         stand = (1 + _MANY) * min(num_for, _MANY) + min(len(voices) - num_for, _MANY)
         features.append((self._stands, stand))
-        place = (1 + _LATER) * bisect(EASE_EDGES, ease) + min(depth, _LATER)
-        features.append((self._places, place))
+        features.append((self._places, places + min(depth, _LATER)))
         return features
+
+
+def _first_place(ease: float) -> int:
+    return (1 + _LATER) * bisect(EASE_EDGES, ease)
 
 
 def _chance(features: Sequence[Feature]) -> float:

@@ -71,6 +71,8 @@ class VoterService(Service):
     async def _receive(self, message: object) -> None:
         match message:
             case DraftRequest():
+                # Drafters of this process first: they compute while this one learns.
+                await asyncio.sleep(0)
                 self._open(message)
             case Proposal():
                 self._add(message)

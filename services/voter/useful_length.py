@@ -113,7 +113,8 @@ class UsefulLength:
             if n < asked:
                 place.learn(max(0.0, survival[n] - price) if n < len(survival) else 0.0)
             elif n > 0:
-                place.gain += _DRIFT * (_expected(places[:n]) - place.gain)
+                earlier = places[n - 2].gain if n > 1 else places[0].gain / _LATER
+                place.gain += _DRIFT * (_expected(earlier, places[n - 1].gain) - place.gain)
 
     def _longest(self, cost: float) -> int:
         """Tokens of the longest proposals that pay, by what all requests win."""
@@ -129,8 +130,6 @@ class UsefulLength:
         return length
 
 
-def _expected(before: Sequence[Place]) -> float:
-    """What the next place should bring by those before it: again the share of the last step."""
-    last = before[-1].gain
-    earlier = before[-2].gain if len(before) > 1 else last / _LATER
+def _expected(earlier: float, last: float) -> float:
+    """What the next place should bring by the two before it: again the share of the last step."""
     return last * min(1.0, last / earlier) if earlier > 0 else 0.0
