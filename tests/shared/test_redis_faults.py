@@ -97,6 +97,8 @@ async def test_an_absent_server_is_reported_after_the_patience_set(
     await asyncio.to_thread(own_redis_server.stop)
     with pytest.raises(BusError, match="out of reach"):
         await bus.publish(TOPIC, request(1))
+    with pytest.raises(BusError, match="out of reach"):
+        await bus.send_all([("mine", Cancel("1")), ("yours", Cancel("2"))])
     await bus.close()
     await asyncio.to_thread(own_redis_server.start)
 
