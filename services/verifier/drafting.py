@@ -9,7 +9,8 @@ The rule is optimism in the face of uncertainty. Of a way that is not at work is
 period without it, that it brings 0.0025 of plain decoding more than it did, and when it promises
 most it is tried. But a try may have met a busy machine, hard texts or drafters that had yet to
 begin: after the first one hope grows 25 times as fast, after the second 6 times, after the third 3
-times. So a way that has lost by 0.3 is tried again 5 periods later, then after 20, 44, 77 and 120.
+times. So a way that has lost by 0.3 is tried again 5 periods later, then after 20, 44, 77 and 120;
+and up to five times later under a load where drafts have less than a plain token to win.
 In the long run tries of a way that brings a gain g cost 0.0025 / g of the time, twice as much of
 that of a single request, and less where it loses so clearly that they end early. A kind of load
 under which a way was never tried believes the one that knows most of it, less the farther it is.
@@ -76,6 +77,8 @@ _SPREAD = 1.0
 """Of a round's tokens, over their mean: a try that has lost by more than chance ends early."""
 _OPTIMISM = 0.0025
 """By how much the promise of a way that is known well rises in a period without it."""
+_LEAST_WORTH = 0.2
+"""Where drafts can bring hardly anything, hope still grows a fifth as fast."""
 _SURE = 5
 """Tries that make it so, and the tries or periods that are remembered."""
 _KINSHIP = 1.1
@@ -122,9 +125,10 @@ class Known:
         num_tries = min(self.num_tries + 1, _SURE)
         return Known(self.gain + (gain - self.gain) / num_tries, num_tries, period)
 
-    def promise(self, period: int) -> float:
-        """The more the longer ago, and the sooner the less is known."""
-        eagerness = (_SURE / self.num_tries) ** 2
+    def promise(self, period: int, worth: float = 1.0) -> float:
+        """The more the longer ago, and the sooner the less is known, and the more is to be had
+        (`worth`, 1 at most)."""
+        eagerness = worth * (_SURE / self.num_tries) ** 2
         return self.gain + _OPTIMISM * eagerness * (period - self.period)
 
 
@@ -207,7 +211,7 @@ class Drafting:
             plain = next((way for way in self._ways if way.is_plain), None)
             level = Level(kind, plain or self._ways[0])
             if plain:
-                level.known[plain] = Known(1.0, 1)
+                level.known[plain] = Known(1.0, 0)
                 level.tried = self._most_promising(level, load)
             self._levels[kind] = level
         return self._levels[kind]
@@ -244,9 +248,11 @@ class Drafting:
             return replace(level.known[way], num_tries=_SURE).promise(level.period)
         plain = next((k.gain for w, k in level.known.items() if w.is_plain), 1.0)
         known = self._known(way, level)
-        highest = plain * self._highest_gain(load) / _BETTER
+        most = self._highest_gain(load)
+        highest = plain * most / _BETTER
         if known:
-            return max(known.gain, min(known.promise(level.period), highest))
+            worth = min(1.0, max(_LEAST_WORTH, most - 1.0))
+            return max(known.gain, min(known.promise(level.period, worth), highest))
         kin = [k.gain for w in self._ways if w.computes and (k := self._known(w, level))]
         return min(_KINSHIP * max(kin), highest) if way.computes and kin else highest
 

@@ -285,3 +285,14 @@ def test_plain_decoding_may_have_lanes_too() -> None:
         drafting.observe(load, 2, 0.02 if way == two else 0.04)
     assert seen == {one, two}
     assert drafting.way(load) == two
+
+
+@pytest.mark.parametrize("load", [Load(16, 16), Load(32, 32), Load(64, 0)])
+@pytest.mark.parametrize("others", [85.0, 92.0])
+def test_where_little_is_to_be_had_little_is_tried(load: Load, others: float) -> None:
+    rates: Rates = {"all": others, "lookup": others, "none": 100.0}
+    tried = []
+    for most in (1.1, 10.0):
+        drafting = Drafting(WAYS, lambda _: 100.0, lambda _, most=most: most)
+        tried.append(3000 - play(drafting, rates, 3000, load)[0]["none"])
+    assert 0 < tried[0] < 0.7 * tried[1]
