@@ -18,6 +18,7 @@ from shared.generation import Sampling
 from shared.messages import MESSAGES, Cancel, Failed, GenerateRequest, Scores
 from shared.tensor_messages import ScoreRequest, Tensor
 from shared.wire import MISSING, Wired, fields
+from shared.wire_schemas import parts
 
 INT64 = st.integers(-(2**63), 2**64 - 1)
 SCALARS: dict[object, st.SearchStrategy[Any]] = {
@@ -200,6 +201,18 @@ def test_a_field_that_says_nothing_is_not_told(cls: type) -> None:
     needed = [f for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
     message = cls(**{f.name: find(values_of(hints[f.name]), lambda _: True) for f in needed})
     assert envelope(message)["body"].keys() == {f.name for f in needed}
+
+
+def test_defaults_are_told_by_sight() -> None:
+    """But for the fractions of classes that every version knows whole."""
+    known = {"Sampling", "Times"}
+    fractions = {
+        name
+        for name, cls in parts().items()
+        for field in fields(cls)
+        if isinstance(field.default, float | str | bytes | tuple)
+    }
+    assert fractions == known
 
 
 def test_a_missing_field_without_a_default_is_named() -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import astuple
 from prometheus_client import REGISTRY
 
 from services.verifier.config import VerifierConfig
@@ -19,7 +20,7 @@ from shared.generation import Sampling
 from shared.lm.decoder import load_decoder
 from shared.messages import Cancel, Cancelled, Failed, Finished, GenerateRequest, Release
 from shared.topics import batch_generate_requests, generate_requests
-from shared.wire import astuple, replace
+from shared.wire import replace
 from tests.system import Answer, Client, decode_plainly, running
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 
