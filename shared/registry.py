@@ -45,6 +45,8 @@ class Registry:
         self._lease_s = lease_s
         self._own: dict[str, Instance] = {}
         self._live: list[Instance] = []
+        self.num_changes = 0
+        """Of the set of live instances, so far."""
         self._changed = asyncio.Event()
 
     async def announce(self, instance: Instance) -> None:
@@ -97,5 +99,6 @@ class Registry:
         live = await self._bus.announce(list(self._own.values()), self._lease_s)
         if live != self._live:
             self._live = live
+            self.num_changes += 1
             self._changed.set()
             self._changed = asyncio.Event()

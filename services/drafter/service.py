@@ -26,6 +26,7 @@ from shared.config import BusConfig
 from shared.errors import ConfigError
 from shared.hosting import Host, Key, Wanted
 from shared.lm.vocabulary import vocabulary_digest
+from shared.machine import machine_id
 from shared.messages import DraftRequest, Proposal, Release
 from shared.runner import Part
 from shared.served import Target
@@ -82,6 +83,7 @@ class DrafterService(Service):
                     "kind": self._model.kind,
                     "vocabulary": self._vocabulary,
                     "targets": ",".join(self._targets),
+                    "machine": machine_id(),
                 }
             )
             await self.draining.wait()

@@ -1,7 +1,8 @@
 """Whether to draft at all, and by whom: whatever brings the most tokens per second at this load.
 
 Pure. Drafting takes time from the target where they share cores, and messages where they do not;
-what of that is hidden no model tells. So the ways to work are compared by their gain, which is the
+what of that is hidden no model tells. (Where they share all of them, nothing is: ways that draft
+while a pass runs are not tried there.) So the ways to work are compared by their gain, which is the
 tokens of a time over those that plain decoding should have brought in it, apart for each kind of
 load: how many requests, to a power of two, and whether they are sampled.
 
@@ -9,16 +10,17 @@ The rule is optimism in the face of uncertainty. Of a way that is not at work is
 period without it, that it brings 0.0025 of plain decoding more than it did, and when it promises
 most it is tried. But a try may have met a busy machine, hard texts or drafters that had yet to
 begin: after the first one hope grows 25 times as fast, after the second 6 times, after the third 3
-times. So a way that has lost by 0.3 is tried again 5 periods later, then after 20, 44, 77 and 120;
-and up to five times later under a load where drafts have less than a plain token to win.
+times. So a way that has lost by 0.3 is tried again 5 periods later, then after 20, 44, 77 and 120.
 In the long run tries of a way that brings a gain g cost 0.0025 / g of the time, twice as much of
 that of a single request, and less where it loses so clearly that they end early. A kind of load
 under which a way was never tried believes the one that knows most of it, less the farther it is.
 
 What was tried nowhere promises what the cost of passes allows if drafting itself were free, and
 hardly more than others of its like have brought; nor is more than that ever hoped for: under a load
-that leaves drafts nothing to win nobody is asked for any. Plain decoding is known to bring what its
-passes cost until it was at work, and is at work until something has shown to be better.
+that leaves drafts nothing to win nobody is asked for any. What looking up alone would bring shows
+without a try: those that look up draft beside the others, and are right so and so often. Plain
+decoding is known to bring what its passes cost until it was at work, and is at work until something
+has shown to be better.
 """
 
 from __future__ import annotations
@@ -52,6 +54,11 @@ class Way:
     def is_plain(self) -> bool:
         return self.drafters == "none"
 
+    @property
+    def needs_cores(self) -> bool:
+        """Whether it is for drafters that have cores of their own while the target's passes run."""
+        return self.ahead or self.num_lanes > 1
+
 
 WAYS = {
     "all": Way("all"),
@@ -77,8 +84,11 @@ _SPREAD = 1.0
 """Of a round's tokens, over their mean: a try that has lost by more than chance ends early."""
 _OPTIMISM = 0.0025
 """By how much the promise of a way that is known well rises in a period without it."""
-_LEAST_WORTH = 0.2
-"""Where drafts can bring hardly anything, hope still grows a fifth as fast."""
+_LOOKUP_RATE = 0.02
+"""A round's, in what looking up brings."""
+_LOOKUP_ACCEPTANCE, _LOOKUP_SHARE = 0.75, 0.9
+"""Of what looking up proposes and is worth verifying; and what is left of its gain by the time that
+asking and voting take."""
 _SURE = 5
 """Tries that make it so, and the tries or periods that are remembered."""
 _KINSHIP = 1.1
@@ -125,10 +135,9 @@ class Known:
         num_tries = min(self.num_tries + 1, _SURE)
         return Known(self.gain + (gain - self.gain) / num_tries, num_tries, period)
 
-    def promise(self, period: int, worth: float = 1.0) -> float:
-        """The more the longer ago, and the sooner the less is known, and the more is to be had
-        (`worth`, 1 at most)."""
-        eagerness = worth * (_SURE / self.num_tries) ** 2
+    def promise(self, period: int) -> float:
+        """The more the longer ago, and the sooner the less is known."""
+        eagerness = (_SURE / self.num_tries) ** 2
         return self.gain + _OPTIMISM * eagerness * (period - self.period)
 
 
@@ -176,13 +185,18 @@ class Drafting:
         ways: Sequence[Way],
         plain_rate: Callable[[int], float],
         highest_gain: Callable[[Load], float] = lambda load: inf,
+        has_cores: Callable[[], bool] = lambda: True,
     ) -> None:
         """`ways` are those to choose from, the first one to be tried first; `plain_rate` estimates
         the tokens per second of plain decoding of so many requests, `highest_gain` how many times
-        as much drafts could bring."""
+        as much drafts could bring, and `has_cores` says whether drafters have some of their own."""
         self._ways = ways
         self._plain_rate = plain_rate
         self._highest_gain = highest_gain
+        self._has_cores = has_cores
+        self._looked_up: dict[bool, float] = {}
+        """Of the last rounds, greedy ones and sampled ones apart: with how many of the target's
+        tokens the best of those that look up agreed."""
         self._levels: dict[tuple[int, int], Level] = {}
 
     def way(self, load: Load) -> Way:
@@ -202,6 +216,12 @@ class Drafting:
             level.num_plain_tokens += seconds * self._plain_rate(load.num_running)
         if level.is_over():
             self._decide(level, load)
+
+    def observe_lookup(self, num_agreed: int, is_sampled: bool) -> None:
+        """A round in which those that look up were asked, alone or among others: with how many of
+        the target's tokens the best of them agreed."""
+        known = self._looked_up.get(is_sampled, num_agreed)
+        self._looked_up[is_sampled] = known + _LOOKUP_RATE * (num_agreed - known)
 
     def _level(self, load: Load) -> Level:
         """A new one decodes plainly, which is believed to bring what its passes cost, unless what
@@ -226,7 +246,7 @@ class Drafting:
         if level.tried is not None:
             # Plain decoding brings what its passes cost, whatever one period says; and where it
             # makes no difference, nobody needs to draft.
-            judged, enough = (known.gain, 1.0) if worked.is_plain else (gain, _BETTER)
+            judged, enough = (known.gain, 1 / _BETTER) if worked.is_plain else (gain, _BETTER)
             best = level.known[level.way]
             level.known[level.way] = replace(best, period=level.period)
             if judged > enough * best.gain:
@@ -235,26 +255,42 @@ class Drafting:
 
     def _most_promising(self, level: Level, load: Load) -> Way | None:
         """Of the other ways, if it promises more than the one at work brings."""
+        has_cores = self._has_cores()
         promises = {
             way: self._promise(way, level, load)
             for way in self._ways
             if way != level.way and way.num_lanes <= load.num_running
+            if has_cores or not way.needs_cores
         }
         best = max(promises, key=promises.__getitem__, default=None)
         return best if best and promises[best] > level.known[level.way].gain else None
 
     def _promise(self, way: Way, level: Level, load: Load) -> float:
         if way.is_plain and way in level.known:
-            return replace(level.known[way], num_tries=_SURE).promise(level.period)
+            return _BETTER * replace(level.known[way], num_tries=_SURE).promise(level.period)
         plain = next((k.gain for w, k in level.known.items() if w.is_plain), 1.0)
         known = self._known(way, level)
         most = self._highest_gain(load)
+        if way.drafters == "lookup":
+            most = min(most, self._looked_up_gain(load))
         highest = plain * most / _BETTER
         if known:
-            worth = min(1.0, max(_LEAST_WORTH, most - 1.0))
-            return max(known.gain, min(known.promise(level.period, worth), highest))
+            hoped = min(known.promise(level.period), highest)
+            return max(known.gain, hoped) if way in level.known else hoped
         kin = [k.gain for w in self._ways if w.computes and (k := self._known(w, level))]
         return min(_KINSHIP * max(kin), highest) if way.computes and kin else highest
+
+    def _looked_up_gain(self, load: Load) -> float:
+        """What looking up alone should bring, by what it agreed with while others drafted as well;
+        infinite as long as that is not known."""
+        kinds = {load.num_sampled > 0, load.num_sampled == load.num_running}
+        if not kinds <= self._looked_up.keys():
+            return inf
+        num_right = max(self._looked_up[is_sampled] for is_sampled in kinds)
+        num_verified = round(load.num_running * (1 + num_right / _LOOKUP_ACCEPTANCE))
+        seconds = load.num_running / self._plain_rate(load.num_running)
+        rate = (1 + num_right) * self._plain_rate(num_verified) / num_verified
+        return _LOOKUP_SHARE * rate * seconds
 
     def _known(self, way: Way, level: Level) -> Known | None:
         """Under this kind of load, or else under the one that knows most: each step between them

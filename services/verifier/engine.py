@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +38,10 @@ def _good(load: Load) -> float:
     return 0.75 if load.num_sampled == load.num_running else 0.9
 
 
+def _load_of(sessions: Sequence[Session]) -> Load:
+    return Load(len(sessions), sum(s.request.sampling.temperature > 0 for s in sessions))
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """A cache that changes its slot before the pass, so that slots stay contiguous."""
@@ -60,13 +64,16 @@ class Engine:
         limits: Limits,
         prefixes: PrefixCache,
         ways: Sequence[Way] = AUTO,
+        has_cores: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`has_cores` says whether drafters have cores that the decoder's passes leave alone."""
         self._decoder = decoder
         self._cost = cost
         self._drafting = Drafting(
             ways,
             lambda num_running: num_running / cost.seconds(num_running),
             lambda load: highest_gain(load.num_running, _good(load), LONGEST, cost.seconds),
+            has_cores,
         )
         self._limits = replace(
             limits, told_tokens=max(1, LOGITS_BYTES // (4 * decoder.manifest.vocab_size))
@@ -93,17 +100,25 @@ class Engine:
         return self._drafting.way(self._load())
 
     def _load(self) -> Load:
-        """Requests whose prompts wait emit nothing, however they are drafted for."""
-        decoding = [session for session in self._seated if session.is_decoding]
-        return Load(len(decoding), sum(s.request.sampling.temperature > 0 for s in decoding))
+        """Those whose prompts wait will soon decode: drafts that let the first ones be done early
+        would only make the passes over all of them smaller."""
+        return _load_of(self._seated)
 
     @property
     def price(self) -> float:
         """The probability of acceptance from which on a draft token pays at the load of the
         moment, at most 1."""
-        usual = self._usual
-        num_tokens, seconds = round(usual.num_tokens), self._cost.seconds
-        return min(1.0, token_price(usual.num_emitted, num_tokens, seconds, usual.between_s))
+        usual, num_running = self._usual, self._load().num_running
+        # A token each, at least, however few there were before.
+        num_emitted = max(usual.num_emitted, num_running)
+        num_tokens = max(round(usual.num_tokens), num_running)
+        return min(1.0, token_price(num_emitted, num_tokens, self._cost.seconds, usual.between_s))
+
+    def observe_lookup(self, session: Session, num_agreed: int | None) -> None:
+        """Of a round: with how many of its tokens those that look up agreed, None if none was
+        asked."""
+        if num_agreed is not None:
+            self._drafting.observe_lookup(num_agreed, session.request.sampling.temperature > 0)
 
     @contextmanager
     def seat(self, session: Session) -> Iterator[None]:
@@ -146,7 +161,7 @@ class Engine:
                 continue
             # Slots as they are now: while the pass runs, requests leave and others are moved.
             rows = [share.row() for share in shares]
-            load = self._load()
+            load = _load_of([session for session in self._seated if session.is_decoding])
             moves = [(m.source, m.target, m.session.num_cached) for m in self._moves]
             self._moves.clear()
             num_seated = len(self._seated)
@@ -176,7 +191,7 @@ class Engine:
                     self._away[share.job.session.id] = time.monotonic()
 
     def _account(self, load: Load, shares: Sequence[Share], passed: Passed) -> None:
-        """Learns what passes cost and bring."""
+        """Learns what passes cost and bring; `load` are those who were decoding."""
         took = passed.took
         shape = shape_of(shares)
         num_told = sum(len(share.tokens) for share in shares if share.tells_prompt)
@@ -186,16 +201,18 @@ class Engine:
         else:
             self._cost.observe(shape, took.duration_s)
         now = time.monotonic()
+        spent_s, self._ended = now - (self._ended or now), now
+        drafts = [share for share in shares if share.job.draft is not None]
+        if not drafts:
+            return
         num_emitted = sum(map(len, passed.emitted))
-        if num_emitted:
-            self._usual.observe(num_emitted, shape.num_tokens)
-        # What prompts take says nothing of how drafts are had.
-        holds_prompts = any(share.job.draft is None for share in shares)
-        if self._ended is not None and not holds_prompts:
-            spent_s = now - self._ended
-            self._drafting.observe(load, num_emitted, spent_s)
+        self._usual.observe(num_emitted, shape.num_tokens)
+        if len(drafts) == len(shares):
             self._usual.observe_between(max(0.0, spent_s - took.duration_s))
-        self._ended = now
+        # What prompts take says nothing of how drafts are had, nor do the first few of many.
+        prompts_s = took.duration_s * (1 - self._cost.of(shape_of(drafts)) / self._cost.of(shape))
+        if spent_s > prompts_s and load.kind == self._load().kind:
+            self._drafting.observe(load, num_emitted, spent_s - prompts_s)
 
     def close(self) -> None:
         """Waits for the pass in flight and ends the thread."""

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
-MEASURED = (2, 8, 32)
-"""Tokens in the passes that are measured at the start."""
+MEASURED = (2, 8, 32, 128)
+"""Tokens in the passes that are measured at the start. The largest is what passes over the drafts
+of many have: believed to be dear, they would be avoided and never found cheap."""
 SIZES = frozenset((*range(2, 33), 48, 64, 96, 128, 256))
 """Those that are told apart. Small ones all: kernels take tokens by the half-dozen or the like, and
 the last ones of a dozen are next to free."""
@@ -76,6 +77,8 @@ class PassCost:
 
     def seconds(self, num_tokens: int) -> float:
         """Of a pass with so many tokens; never less for more."""
+        if num_tokens > self._sizes[-1]:
+            return self._seconds[-1] + (num_tokens - self._sizes[-1]) * self._last_slope()
         low, share = self._place(num_tokens)
         below, above = self._seconds[low], self._seconds[low + 1]
         return below + share * (above - below)
@@ -102,7 +105,7 @@ class PassCost:
         ratio = min(max(ratio, 1 / _MOST), _MOST)
         low, share = self._place(num_tokens)
         for place in range(len(self._sizes)):
-            nearness = max(0.0, 1.0 - abs(place - low - min(share, 1.0)))
+            nearness = max(0.0, 1.0 - abs(place - low - share))
             self._learned[place] *= ratio ** (_GLOBAL_RATE + _LOCAL_RATE * nearness)
         self._seconds = self._rising()
 
@@ -125,11 +128,17 @@ class PassCost:
         return list(accumulate(reversed(self._learned), min))[::-1]
 
     def _place(self, num_tokens: int) -> tuple[int, float]:
-        """The measured size below, and how far it is to the next; beyond the last one, the last
-        line goes on."""
+        """The known size below, and how far it is to the next, 1 at most."""
         low = min(max(bisect_right(self._sizes, num_tokens) - 1, 0), len(self._sizes) - 2)
         start, end = self._sizes[low], self._sizes[low + 1]
-        return low, max(0.0, (num_tokens - start) / (end - start))
+        return low, min(max(0.0, (num_tokens - start) / (end - start)), 1.0)
+
+    def _last_slope(self) -> float:
+        """Of a token beyond the largest known size: what one costs between that and one of half as
+        many. Two sizes that are next to each other differ by chance."""
+        last = self._sizes[-1]
+        half = max(0, bisect_right(self._sizes, last // 2) - 1)
+        return (self._seconds[-1] - self._seconds[half]) / (last - self._sizes[half])
 
 
 def fitting(seconds: Callable[[int], float], limit_s: float, most: int) -> int:

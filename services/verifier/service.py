@@ -33,6 +33,7 @@ from shared.hosting import Host, Key, Wanted
 from shared.lm.decoder import PASS_TOKENS, Decoder, load_decoder
 from shared.lm.self_test import check_rows
 from shared.lm.vocabulary import vocabulary_digest
+from shared.machine import num_usable_cores
 from shared.messages import Cancel, Cancelled, Draft, Failed, Finished, GenerateRequest
 from shared.runner import Part
 from shared.served import POLL_S
@@ -60,11 +61,12 @@ class VerifierService(Service):
     async def load(self) -> None:
         """Loads the target model and tests it on this machine."""
         config = self._config
+        num_threads = config.num_threads or num_usable_cores()
         self._decoder = await asyncio.to_thread(
             load_decoder,
             config.model,
             max_slots=config.max_batch,
-            num_threads=config.num_threads or os.cpu_count() or 1,
+            num_threads=num_threads,
             device=config.device,
             pass_tokens=PASS_TOKENS[config.device],
         )
@@ -72,14 +74,6 @@ class VerifierService(Service):
             await asyncio.to_thread(self._test_rows)
         manifest = self._decoder.manifest
         self._grammars = Grammars(config.model, manifest.vocab_size, manifest.eos_token_ids)
-        cost = await asyncio.to_thread(measure_cost, self._decoder)
-        self._engine = Engine(
-            self._decoder,
-            cost,
-            Limits(config.prefill_tokens, config.prefill_delay_s),
-            PrefixCache(config.prefix_cache_mb << 20),
-            AUTO if config.drafting == "auto" else [WAYS[config.drafting]],
-        )
         self._speculation = Speculation(
             self.bus,
             self.registry,
@@ -90,6 +84,15 @@ class VerifierService(Service):
             config.speculation_length,
             config.max_speculation_length,
             config.draft_timeout_s,
+        )
+        leaves_cores = config.device != "cpu" or num_threads < (os.cpu_count() or 1)
+        self._engine = Engine(
+            self._decoder,
+            await asyncio.to_thread(measure_cost, self._decoder),
+            Limits(config.prefill_tokens, config.prefill_delay_s),
+            PrefixCache(config.prefix_cache_mb << 20),
+            AUTO if config.drafting == "auto" else [WAYS[config.drafting]],
+            lambda: leaves_cores or self._speculation.has_distant_drafters(),
         )
 
     async def serve(self) -> None:
@@ -183,6 +186,7 @@ class VerifierService(Service):
                 )
             )
         session.settle(verified.draft, draft.votes, tokens, verified.took, times)
+        self._engine.observe_lookup(session, self._speculation.num_looked_up(session))
         tell_round(session, len(tokens), verified.took.num_running, times)
         return Emitted(tokens, verified.logprobs[: len(tokens)], rounds)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 
 from services.verifier import metrics
 from services.verifier.drafting import Drafters, Way, lookup_suffices
 from services.verifier.session import Session
 from shared.bus.base import Bus, Instance
+from shared.machine import machine_id
 from shared.messages import Draft, DraftRequest, Release
 from shared.registry import Registry, rendezvous
 from shared.wire import replace
@@ -23,6 +25,16 @@ _PLAIN_ROUNDS = 8
 """Of plain decoding, between two messages to the voter: not one a token."""
 _VOTER_SHARE = 0.5
 """Of the draft timeout, the part that the voter may wait for proposals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """The live drafters by name: all, and those that look up."""
+
+    num_changes: int
+    """Of the registry, when these were found."""
+    all: dict[str, list[Instance]]
+    looking_up: dict[str, list[Instance]]
 
 
 class Speculation:
@@ -50,6 +62,8 @@ class Speculation:
         """What a request asks for in its first round: what the last one to be told was told."""
         self._max_length = max_speculation_length
         self._timeout_s = timeout_s
+        self._machine = machine_id()
+        self._known_crew: Crew | None = None
         self._rounds: dict[str, tuple[Session, Instance, asyncio.Future[Draft | None]]] = {}
         self._silent: set[str] = set()
         """Inboxes of voters that were waited for in vain and have said nothing since."""
@@ -136,6 +150,23 @@ class Speculation:
                 inboxes, Release(session.id, start, session.tokens[start:], session.outcome)
             )
 
+    def num_looked_up(self, session: Session) -> int | None:
+        """With how many tokens of the last round the best of those that look up agreed; None if
+        none of them was heard."""
+        agreed = session.num_agreed
+        return max(
+            (agreed[name] for name in self._crew().looking_up if name in agreed), default=None
+        )
+
+    def has_distant_drafters(self) -> bool:
+        """Whether some draft model computes on another machine."""
+        return any(
+            drafter.attributes.get("machine", self._machine) != self._machine
+            for name, drafters in self._crew().all.items()
+            if name not in self._crew().looking_up
+            for drafter in drafters
+        )
+
     def _bounded(self, draft: Draft, length: int) -> Draft:
         """The draft up to what was asked for and what is a token: others' faults end here."""
         tokens = list(takewhile(lambda t: 0 <= t < self._vocab_size, draft.tokens[:length]))
@@ -147,20 +178,27 @@ class Speculation:
 
     def _choose_drafters(self, session: Session, wanted: Drafters) -> list[Instance]:
         """One instance of each draft model."""
-        live = self._registry.drafters(self._target, self._vocabulary)
-        if (chosen := session.request.steering.drafters) is not None:
-            live = [instance for instance in live if instance.name in chosen]
-        looking_up = [instance for instance in live if instance.attributes.get("kind") == "lookup"]
+        crew = self._crew()
         if wanted == "needed" and session.per_round:
             _, num_accepted = session.per_round[-1]
-            agreed = (session.num_agreed.get(instance.name, 0) for instance in looking_up)
             is_sampled = session.request.sampling.temperature > 0
-            suffices = lookup_suffices(max(agreed, default=0), num_accepted, is_sampled)
+            num_agreed = self.num_looked_up(session) or 0
+            suffices = lookup_suffices(num_agreed, num_accepted, is_sampled)
             wanted = "lookup" if suffices else "all"
-        by_name: dict[str, list[Instance]] = {}
-        for instance in looking_up if wanted == "lookup" else live:
-            by_name.setdefault(instance.name, []).append(instance)
+        by_name = crew.looking_up if wanted == "lookup" else crew.all
+        if (chosen := session.request.steering.drafters) is not None:
+            by_name = {name: by_name[name] for name in by_name if name in chosen}
         return [rendezvous(session.id, instances) for instances in by_name.values()]
+
+    def _crew(self) -> Crew:
+        """The drafters of the moment."""
+        if self._known_crew is None or self._known_crew.num_changes != self._registry.num_changes:
+            live = self._registry.drafters(self._target, self._vocabulary)
+            looking_up = [i for i in live if i.attributes.get("kind") == "lookup"]
+            self._known_crew = Crew(
+                self._registry.num_changes, _by_name(live), _by_name(looking_up)
+            )
+        return self._known_crew
 
     async def _ask(
         self,
@@ -197,6 +235,13 @@ class Speculation:
         session.outcome = None
         for inbox in inboxes:
             session.num_sent[inbox] = len(session.tokens)
+
+
+def _by_name(instances: Sequence[Instance]) -> dict[str, list[Instance]]:
+    by_name: dict[str, list[Instance]] = {}
+    for instance in instances:
+        by_name.setdefault(instance.name, []).append(instance)
+    return by_name
 
 
 def _give_up(arrival: asyncio.Future[Draft | None]) -> None:

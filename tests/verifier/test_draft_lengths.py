@@ -113,6 +113,15 @@ def test_steps_between_the_sizes_that_were_measured_come_out() -> None:
         assert abs(cost.seconds(tokens) / -(-tokens // 6) - 1) < 0.1
 
 
+def test_what_lies_beyond_is_not_judged_by_two_sizes_that_differ_by_chance() -> None:
+    """Of 31 and 32 tokens, told apart, the larger pass met a busy machine each time."""
+    cost = PassCost({2: 0.012, 8: 0.018, 32: 0.034})
+    for _ in range(30):
+        cost.observe(alone(31), 0.033)
+        cost.observe(alone(32), 0.045)
+    assert cost.seconds(256) < 2 * (0.012 + 256 * 0.0007)
+
+
 @given(
     st.integers(1, 200), st.floats(0.0, 5.0), st.integers(0, 300), st.sampled_from((0.0, 0.01, 2.0))
 )

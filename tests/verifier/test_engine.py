@@ -8,16 +8,19 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
-from services.verifier.batch import Limits
-from services.verifier.drafting import Drafting, Load
+from services.verifier.batch import Job, Limits, Share, Verified
+from services.verifier.drafting import Drafting, Load, Way
 from services.verifier.engine import Engine
+from services.verifier.forward import Passed
 from services.verifier.pass_cost import PassCost, Shape
 from services.verifier.prefix_cache import PrefixCache
-from services.verifier.session import Session
+from services.verifier.session import Session, Took
 from shared.errors import ModelError
 from shared.generation import Sampling
 from shared.lm.decoder import Decoder, FloatArray, Row, load_decoder
@@ -160,13 +163,19 @@ async def test_prompts_and_drafts_take_turns_where_padding_is_dear(
     engine.close()
 
 
-async def test_requests_whose_prompts_wait_are_no_part_of_the_load(
+async def test_a_load_is_chosen_for_from_the_start_and_judged_when_it_decodes(
     decoder: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They emit nothing: whoever is at work would be thought to bring too little."""
+    """Requests whose prompts wait emit nothing: whoever is at work would be thought to bring too
+    little."""
+    chosen_for: set[Load] = set()
     observed: list[tuple[Load, int]] = []
 
     class Told(Drafting):
+        def way(self, load: Load) -> Way:
+            chosen_for.add(load)
+            return super().way(load)
+
         def observe(self, load: Load, num_tokens: int, seconds: float) -> None:
             observed.append((load, num_tokens))
             super().observe(load, num_tokens, seconds)
@@ -178,10 +187,10 @@ async def test_requests_whose_prompts_wait_are_no_part_of_the_load(
     long, short = session(1, 90), session(2, 2)
     with engine.seat(long), engine.seat(short):
         await decode(engine, short, 1)
-        await asyncio.gather(decode(engine, long, 1), decode(engine, short, 11))
-        assert len(observed) >= 10
-        assert {load for load, _ in observed[:9]} == {Load(1, 0)}
-        observed.clear()
+        await asyncio.gather(engine.prefill(long), decode(engine, short, 8))
+        assert long.num_uncached > 1
+        assert chosen_for == {Load(2, 0)}
+        assert observed == []
         await asyncio.gather(decode(engine, long, 12), decode(engine, short, 22))
         assert Load(2, 0) in {load for load, num_tokens in observed if num_tokens == 2}
     running.cancel()
@@ -308,22 +317,27 @@ async def test_what_prompts_share_is_computed_once(
     assert expected == next_turn.tokens[next_turn.num_prompt_tokens :]
 
 
-async def test_what_prompts_take_is_not_laid_to_drafting(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+def test_what_prompts_take_is_not_laid_to_drafting(
+    decoder: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    observed: list[int] = []
-    monkeypatch.setattr(
-        engine._drafting, "observe", lambda load, num_tokens, seconds: observed.append(num_tokens)
-    )
-    one, other = session(1, 20), session(2, 12)
-    with engine.seat(one), engine.seat(other):
-        while one.num_uncached > 1:
-            await engine.prefill(one)
-        assert observed == []
-        one.emit((await engine.verify(one, [], [])).tokens)
-        assert observed == [1]
-        found, _ = await asyncio.gather(engine.verify(one, [], []), engine.prefill(other))
-        one.emit(found.tokens)
-        assert observed == [1], "a prompt was in the pass"
-        await engine.verify(one, [], [])
-        assert observed == [1, 1]
+    """Of eight seconds, six sevenths are for the six tokens of a prompt."""
+    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(0, 8))
+    now, observed = 100.0, []
+    monkeypatch.setattr("services.verifier.engine.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(engine._drafting, "observe", lambda *told: observed.append(told))
+    begun, other, prompt = session(1, 1), session(2, 1), session(3, 7)
+    drafts = [share_of(begun, [], 1), share_of(other, [], 1)]
+    read = share_of(prompt, None, 6)
+    with engine.seat(begun), engine.seat(other), engine.seat(prompt):
+        for shares, took_s, ended in (([read], 1.0, 100.0), ([*drafts, read], 8.0, 110.0)):
+            now = ended
+            tokens = [[5] if share.job.draft is not None else [] for share in shares]
+            took = Took(0.0, took_s, 0.0, 3)
+            engine._account(Load(2, 0), shares, Passed(tokens, [], [], [], took))
+    engine.close()
+    assert observed == [(Load(2, 0), 2, pytest.approx(10 - 8 * 6 / 7))]
+
+
+def share_of(one: Session, draft: list[int] | None, count: int) -> Share:
+    job = Job(one, draft, (), cast("asyncio.Future[Verified]", SimpleNamespace()), 0.0)
+    return Share(job, 0, one.tokens[:count])

@@ -15,6 +15,7 @@ from services.verifier.speculation import Speculation
 from shared.bus import Bus, Instance, connect
 from shared.config import BusConfig
 from shared.generation import Sampling, Times
+from shared.machine import machine_id
 from shared.messages import Draft, DraftRequest, GenerateRequest, Release, Vote
 from shared.registry import Registry
 
@@ -241,3 +242,38 @@ async def test_without_anybody_to_ask_it_decodes_plainly(scene: Scene) -> None:
     )  # fmt: skip
     assert (await lonely.draft(scene.session, ALL, 0.2)).tokens == []
     assert scene.session.num_timeouts == 0
+
+
+async def test_what_looked_up_is_told_apart_from_what_computed(scene: Scene) -> None:
+    await scene.round(SEVEN, votes=looked_up(7, 7, 7), emitted=MORE)
+    assert scene.speculation.num_looked_up(scene.session) is None
+    await scene.registry.announce(
+        Instance("drafter.ngram", "drafter", "ngram", "drafter.ngram", {"kind": "lookup"})
+    )
+    assert scene.speculation.num_looked_up(scene.session) == 3
+    await scene.round(SEVEN, votes=looked_up(7, 9), emitted=MORE)
+    assert scene.speculation.num_looked_up(scene.session) == 1
+    await scene.round(SEVEN, votes=[], emitted=MORE)
+    assert scene.speculation.num_looked_up(scene.session) is None
+
+
+@pytest.mark.parametrize(
+    ("attributes", "is_distant"),
+    [
+        ({}, False),
+        ({"machine": machine_id()}, False),
+        ({"machine": "another"}, True),
+        ({"machine": "another", "kind": "lookup"}, False),
+        ({"machine": "another", "targets": "other"}, False),
+    ],
+)
+async def test_a_draft_model_on_another_machine_is_distant(
+    scene: Scene, attributes: dict[str, str], is_distant: bool
+) -> None:
+    assert not scene.speculation.has_distant_drafters()
+    await scene.registry.announce(
+        Instance("drafter.2", "drafter", "other", "drafter.2", attributes)
+    )
+    assert scene.speculation.has_distant_drafters() == is_distant
+    await scene.registry.withdraw("drafter.2")
+    assert not scene.speculation.has_distant_drafters()
