@@ -108,8 +108,8 @@ def lookup_suffices(num_agreed: int, num_accepted: int, is_sampled: bool) -> boo
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The requests that decode, and how many of them are sampled rather than greedy: drafts of
-    those are accepted less often."""
+    """Requests, and how many of them are sampled rather than greedy: drafts of those are accepted
+    less often."""
 
     num_running: int
     num_sampled: int
