@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import platform
 import re
 import shutil
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from services.cli.findings import Finding, fail, ok, warn
+from shared.machine import num_usable_cores
 
 PYTHON = (3, 11)
 EXTRAS = ("gateway", "verifier", "drafter", "recommender", "cpu", "cli")
@@ -84,7 +84,7 @@ def cpu(information: str | None = None) -> Finding:
 
 def threads(settings: Mapping[str, str], num_cores: int | None = None) -> Finding:
     """Whether the models' threads find cores of their own."""
-    cores = len(os.sched_getaffinity(0)) if num_cores is None else num_cores
+    cores = num_usable_cores() if num_cores is None else num_cores
     wanted = {
         name.removesuffix("_NUM_THREADS").lower(): int(value)
         for name, value in settings.items()

@@ -25,6 +25,7 @@ from services.recommender.planner.profiles import Caches
 from services.recommender.profile_file import save_profile
 from services.recommender.program import Access, Column, Program, Read
 from shared.command_line import parser_of
+from shared.machine import num_usable_cores
 
 ROW_BYTES = (16, 32, 64, 128, 256)
 MIN_FOOTPRINT = 16 << 10
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="file to write")
     parser.add_argument("--name", help="of the machine; the file's name if left out")
     parser.add_argument("--most", type=int, default=2 << 30, help="bytes of the largest footprint")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=num_usable_cores())
     arguments = parser.parse_args(argv)
     profile, curves = measure(
         arguments.name or arguments.out.stem, arguments.most, arguments.threads

@@ -108,7 +108,7 @@ class Engine:
     def price(self) -> float:
         """The probability of acceptance from which on a draft token pays at the load of the
         moment, at most 1."""
-        usual, num_running = self._usual, self._load().num_running
+        usual, num_running = self._usual, len(self._seated)
         # A token each, at least, however few there were before.
         num_emitted = max(usual.num_emitted, num_running)
         num_tokens = max(round(usual.num_tokens), num_running)
@@ -211,7 +211,7 @@ class Engine:
             self._usual.observe_between(max(0.0, spent_s - took.duration_s))
         # What prompts take says nothing of how drafts are had, nor do the first few of many.
         prompts_s = took.duration_s * (1 - self._cost.of(shape_of(drafts)) / self._cost.of(shape))
-        if spent_s > prompts_s and load.kind == self._load().kind:
+        if spent_s > prompts_s and not num_told and load.kind == self._load().kind:
             self._drafting.observe(load, num_emitted, spent_s - prompts_s)
 
     def close(self) -> None:
@@ -276,8 +276,8 @@ class Engine:
 
 
 def measure_cost(decoder: Decoder) -> PassCost:
-    """Runs passes of a few sizes, one with more padding than tokens, and the largest with all of
-    its tokens told; passes to come tell the rest. Overwrites the cache."""
+    """Runs passes of a few sizes, one with more padding than tokens, and the largest but one with
+    all of its tokens told; passes to come tell the rest. Overwrites the cache."""
 
     def seconds(*rows: Row, is_told: bool = False) -> float:
         started = time.perf_counter()
@@ -291,11 +291,12 @@ def measure_cost(decoder: Decoder) -> PassCost:
 
     sizes = [size for size in MEASURED if size <= decoder.manifest.max_context]
     measured = {size: min(seconds(row(size)) for _ in range(2)) for size in sizes}
-    most = sizes[-1]
+    small = [size for size in sizes if size < MEASURED[-1]]
+    most = small[-1]
     told_s = min(seconds(row(most, most), is_told=True) for _ in range(2))
     cost = PassCost(measured, max(0.0, told_s - measured[most]) / most)
     if decoder.max_slots > 1:
-        slot, size = min(decoder.max_slots, 8) - 1, sizes[-2]
+        slot, size = min(decoder.max_slots, 8) - 1, small[-2]
         padded_s = min(seconds(row(1), row(size, slot=slot)) for _ in range(2))
         shape = Shape().joined(0, 1).joined(slot, size)
         cost.padding_s = max(0.0, padded_s - cost.seconds(shape.num_tokens)) / shape.num_padding
