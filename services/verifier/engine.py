@@ -29,6 +29,8 @@ from shared.generation import Logprobs
 from shared.lm.decoder import Decoder, Row
 
 LONGEST = 8
+UNUSUAL = 1.5
+"""A pass takes no longer, over what it is believed to take, but by what has befallen it."""
 LOGITS_BYTES = 64 << 20
 """Of prompts' logits in a pass: those whose log probabilities are told have as many as tokens."""
 
@@ -165,6 +167,7 @@ class Engine:
             moves = [(m.source, m.target, m.session.num_cached) for m in self._moves]
             self._moves.clear()
             num_seated = len(self._seated)
+            num_held = max((s.slot + 1 for s in self._seated if s.num_cached), default=0)
             try:
                 passed = await loop.run_in_executor(
                     self._thread,
@@ -173,6 +176,7 @@ class Engine:
                     self._prefixes,
                     moves,
                     num_seated,
+                    num_held,
                     rows,
                     shares,
                 )
@@ -209,10 +213,14 @@ class Engine:
         self._usual.observe(num_emitted, shape.num_tokens)
         if len(drafts) == len(shares):
             self._usual.observe_between(max(0.0, spent_s - took.duration_s))
-        # What prompts take says nothing of how drafts are had, nor do the first few of many.
-        prompts_s = took.duration_s * (1 - self._cost.of(shape_of(drafts)) / self._cost.of(shape))
-        if spent_s > prompts_s and not num_told and load.kind == self._load().kind:
-            self._drafting.observe(load, num_emitted, spent_s - prompts_s)
+        # What prompts take says nothing of how drafts are had, nor do the first few of many, nor
+        # what befell the pass, as buffers that had to grow.
+        believed_s = self._cost.of(shape)
+        usual_s = min(took.duration_s, UNUSUAL * believed_s)
+        prompts_s = usual_s * (1 - self._cost.of(shape_of(drafts)) / believed_s)
+        own_s = spent_s - (took.duration_s - usual_s) - prompts_s
+        if own_s > 0 and not num_told and load.kind == self._load().kind:
+            self._drafting.observe(load, num_emitted, own_s)
 
     def close(self) -> None:
         """Waits for the pass in flight and ends the thread."""

@@ -41,14 +41,15 @@ def forward(
     prefixes: PrefixCache,
     moves: Sequence[tuple[int, int, int]],
     num_seated: int,
+    num_held: int,
     rows: Sequence[Row],
     shares: Sequence[Share],
 ) -> Passed:
     """The pass over the shares, each with its row; `moves` are slots whose caches change places
-    before it: from, to, length."""
+    before it: from, to, length. Slots from `num_held` on hold nothing that is wanted."""
     for source, target, length in moves:
         decoder.move(source, target, length)
-    decoder.free(num_seated)
+    decoder.free(num_held)
     for share, row in zip(shares, rows, strict=True):
         for number, block in enumerate(share.restored):
             decoder.write(row.slot, share.restored_at + number * prefixes.block_tokens, block)

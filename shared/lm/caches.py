@@ -7,6 +7,7 @@ a GPU's place; benchmarks/gpu.py runs it on one.
 from __future__ import annotations
 
 import ctypes
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ class Caches(Protocol):
     """One buffer [slots, KV heads, length, head size] for each layer's keys and its values."""
 
     length: int
+    keeps_memory: bool
+    """So that another length costs no more than to copy what is kept."""
 
     def bind(self, binding: onnxruntime.IOBinding, low: int, high: int) -> None:
         """The slots from `low` to `high` as input and as output: updated in place, no copy."""
@@ -63,13 +66,22 @@ def _present(name: str) -> str:
 
 
 class HostCaches:
-    """Caches in numpy arrays."""
+    """Caches in numpy arrays.
+
+    What was in memory once stays: fresh pages cost several times what the copy into them does. One
+    piece more than there are buffers is held, so that each can be copied to where another was.
+    """
+
+    keeps_memory = True
 
     def __init__(self, manifest: Manifest, max_slots: int) -> None:
         self.length = 0
         self._names = _names(manifest)
-        shape = (max_slots, manifest.num_kv_heads, 0, manifest.head_size)
-        self._buffers: list[Array] = [np.zeros(shape, _dtype(manifest)) for _ in self._names]
+        self._num_slots, self._num_heads = max_slots, manifest.num_kv_heads
+        self._head_size = manifest.head_size
+        self._memory: list[Array] = [np.zeros(0, _dtype(manifest)) for _ in self._names]
+        self._spare = self._memory[0]
+        self._buffers = [self._shaped(memory, 0) for memory in self._memory]
 
     def bind(self, binding: onnxruntime.IOBinding, low: int, high: int) -> None:
         for name, buffer in zip(self._names, self._buffers, strict=True):
@@ -90,12 +102,21 @@ class HostCaches:
 
     def resize(self, length: int, num_slots: int) -> None:
         kept = min(length, self.length)
-        for place, old in enumerate(self._buffers):
-            new = np.zeros((*old.shape[:2], length, old.shape[3]), old.dtype)
-            new[:num_slots, :, :kept] = old[:num_slots, :, :kept]
-            # One after the other, so that never all are there twice.
-            self._buffers[place] = new
+        size = self._num_slots * self._num_heads * length * self._head_size
+        for place, memory in enumerate(self._memory):
+            target = self._spare
+            if len(target) < size:
+                # Of zeros: what the mask hides is still multiplied, and may not be infinite.
+                target = np.zeros(max(size, 2 * len(memory)), memory.dtype)
+            new = self._shaped(target, length)
+            new[:num_slots, :, :kept] = self._buffers[place][:num_slots, :, :kept]
+            self._buffers[place], self._memory[place], self._spare = new, target, memory
         self.length = length
+
+    def _shaped(self, memory: Array, length: int) -> Array:
+        """The beginning of a piece of memory as a buffer."""
+        shape = (self._num_slots, self._num_heads, length, self._head_size)
+        return memory[: prod(shape)].reshape(shape)
 
 
 class CudaMemory:
@@ -137,6 +158,8 @@ class CudaMemory:
 
 class DeviceCaches:
     """Caches in onnxruntime's memory on a GPU, reached by address: its values know no slices."""
+
+    keeps_memory = False
 
     def __init__(self, manifest: Manifest, max_slots: int, memory: CudaMemory) -> None:
         self.length = 0

@@ -23,10 +23,10 @@ from shared.lm.caches import Caches
 from shared.lm.decoder import FloatArray, Row, check_rows_fit
 from shared.lm.manifest import Manifest
 
-STEP = 64
+STEP = 32
 """Attention costs as much as the buffers are long, so their length is the next multiple of this."""
-SPARE = 8
-"""Beyond it they get the eighth part of what is needed: that all is copied pays for some passes."""
+SPARE = 16
+"""Beyond it they get this part of what is needed: a copy of all costs as much as some passes."""
 PATIENCE = 64
 """Passes that could have done with three quarters of the length, before it is shortened."""
 MASKED = np.float32(-1e9)
@@ -63,7 +63,7 @@ class InPlaceDecoder:
         self._bindings: dict[tuple[int, int], onnxruntime.IOBinding] = {}
         self._num_passes = self._most_needed = 0
         """Since the buffers were last looked at, and the length that those needed."""
-        self._resize(STEP)
+        self._resize(1)
 
     @property
     def cache_length(self) -> int:
@@ -105,6 +105,8 @@ class InPlaceDecoder:
 
     def free(self, first: int) -> None:
         self._live[first:] = 0
+        if first == 0 and self._caches.keeps_memory and self._caches.length > STEP:
+            self._resize(1)
 
     def write(self, slot: int, start: int, block: FloatArray) -> None:
         end = start + block.shape[2]

@@ -1,4 +1,5 @@
-"""Caches on a GPU, with host memory in its place: the same bits as the caches in numpy arrays."""
+"""Caches in numpy arrays keep what they hold, however long they get; those on a GPU, with host
+memory in its place, give the same bits."""
 
 import ctypes
 from pathlib import Path
@@ -6,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.drafter.config import DrafterConfig
 from services.verifier.config import VerifierConfig
@@ -14,7 +17,7 @@ from shared.errors import ConfigError, ModelError
 from shared.lm.caches import Caches, CudaMemory, DeviceCaches, HostCaches
 from shared.lm.decoder import CPU, CUDA, GRAPH_FILE, Row, load_decoder, open_session
 from shared.lm.in_place_decoder import STEP, InPlaceDecoder
-from shared.lm.manifest import load_manifest
+from shared.lm.manifest import Manifest, load_manifest
 from shared.lm.self_test import check_rows
 from tests.toy import MAX_CONTEXT, VOCAB_SIZE, write_toy
 
@@ -75,6 +78,41 @@ def decoder(folder: Path, kind: str) -> InPlaceDecoder:
 
 def tokens(seed: int, count: int) -> list[int]:
     return np.random.default_rng(seed).integers(0, VOCAB_SIZE, count).tolist()
+
+
+@pytest.fixture(scope="module")
+def shape(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return load_manifest(write_toy(tmp_path_factory.mktemp("toy") / "m"))
+
+
+@given(steps=st.lists(st.tuples(st.integers(1, 300), st.integers(0, NUM_SLOTS)), max_size=12))
+def test_what_slots_hold_survives_any_lengths(
+    shape: Manifest, steps: list[tuple[int, int]]
+) -> None:
+    """Each slot is full at the start; a slot keeps what each length left room for."""
+    caches = HostCaches(shape, NUM_SLOTS)
+    caches.resize(100, 0)
+    block_shape = (2 * shape.num_layers, shape.num_kv_heads, 100, shape.head_size)
+    held = [np.random.default_rng(n).random(block_shape, np.float32) for n in range(NUM_SLOTS)]
+    for slot, block in enumerate(held):
+        caches.write(slot, 0, block)
+    for length, num_slots in steps:
+        caches.resize(length, num_slots)
+        held = [block[:, :, :length] for block in held[:num_slots]]
+    for slot, block in enumerate(held):
+        assert np.array_equal(caches.read(slot, 0, block.shape[2]), block)
+
+
+@given(lengths=st.lists(st.integers(1, 300), max_size=12))
+def test_a_length_that_was_there_needs_no_fresh_memory(shape: Manifest, lengths: list[int]) -> None:
+    caches = HostCaches(shape, NUM_SLOTS)
+    for _ in range(2):  # at the second time the spare piece is as large as the others
+        caches.resize(300, NUM_SLOTS)
+    pieces = {id(piece) for piece in [*caches._memory, caches._spare]}
+    assert len(pieces) == 2 * shape.num_layers + 1
+    for length in lengths:
+        caches.resize(length, NUM_SLOTS)
+        assert {id(piece) for piece in [*caches._memory, caches._spare]} == pieces
 
 
 def test_device_caches_give_the_bits_of_host_caches(folder: Path, runtime: HostRuntime) -> None:

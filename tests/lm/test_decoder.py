@@ -177,6 +177,19 @@ def test_buffers_shorten_once_nobody_needs_their_length(fresh: Decoder) -> None:
     assert full >= 400
 
 
+def test_buffers_begin_anew_once_nothing_is_held(fresh: Decoder) -> None:
+    """Those of a load that is over are not the next one's, which would pay for their length."""
+    assert isinstance(fresh, InPlaceDecoder)
+    short = tokens(6, 30)
+    (expected,) = fresh.forward([Row(1, 0, short, 30)])
+    fresh.forward([Row(3, 0, tokens(5, 400), 0)])
+    fresh.free(0)
+    assert fresh.cache_length == STEP
+    (logits,) = fresh.forward([Row(1, 0, short, 30)])
+    assert np.array_equal(expected, logits)
+    assert fresh.cache_length < 100
+
+
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [

@@ -16,7 +16,7 @@ import pytest
 
 from services.verifier.batch import Job, Limits, Share, Verified
 from services.verifier.drafting import Drafting, Load, Way
-from services.verifier.engine import Engine
+from services.verifier.engine import UNUSUAL, Engine
 from services.verifier.forward import Passed
 from services.verifier.pass_cost import PassCost, Shape
 from services.verifier.prefix_cache import PrefixCache
@@ -336,6 +336,26 @@ def test_what_prompts_take_is_not_laid_to_drafting(
             engine._account(Load(2, 0), shares, Passed(tokens, [], [], [], took))
     engine.close()
     assert observed == [(Load(2, 0), 2, pytest.approx(10 - 8 * 6 / 7))]
+
+
+def test_what_befell_a_pass_is_not_laid_to_drafting(
+    decoder: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buffers that grow, or a machine that others use for a while: ten times as long as usual."""
+    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(0, 8))
+    now, observed = 100.0, []
+    monkeypatch.setattr("services.verifier.engine.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(engine._drafting, "observe", lambda *told: observed.append(told[2]))
+    one, other = session(1, 1), session(2, 1)
+    shares = [share_of(one, [], 1), share_of(other, [], 1)]
+    usual_s = COST.seconds(2)
+    with engine.seat(one), engine.seat(other):
+        for took_s in (usual_s, usual_s, 10 * usual_s):
+            now += took_s + 1.0
+            took = Took(0.0, took_s, 0.0, 2)
+            engine._account(Load(2, 0), shares, Passed([[5], [5]], [], [], [], took))
+    engine.close()
+    assert observed == [pytest.approx(1.0 + usual_s), pytest.approx(1.0 + UNUSUAL * usual_s)]
 
 
 def share_of(one: Session, draft: list[int] | None, count: int) -> Share:
