@@ -95,6 +95,9 @@ _KINSHIP = 1.1
 """Ways whose drafts are computed differ by no more."""
 _BETTER = 1.03
 """Only what brings so many times as much is more than chance."""
+_MANY, _BETTER_OF_MANY = 64, 1.06
+"""Of so many requests what brings less is lost again: when some are done early, the others share
+passes that are smaller and dearer by the token."""
 
 
 def lookup_suffices(num_agreed: int, num_accepted: int, is_sampled: bool) -> bool:
@@ -157,6 +160,11 @@ class Level:
     num_tokens: int = 0
     num_plain_tokens: float = 0.0
     """What plain decoding should have brought in the same time."""
+
+    @property
+    def better(self) -> float:
+        """How many times as much another way has to bring."""
+        return _BETTER_OF_MANY if self.kind[1] >= _MANY.bit_length() else _BETTER
 
     def is_over(self) -> bool:
         """Whether the period is."""
@@ -246,15 +254,16 @@ class Drafting:
         if level.tried is not None:
             # Plain decoding brings what its passes cost, whatever one period says; and where it
             # makes no difference, nobody needs to draft.
-            judged, enough = (known.gain, 1 / _BETTER) if worked.is_plain else (gain, _BETTER)
+            judged = known.gain * level.better if worked.is_plain else gain / level.better
             best = level.known[level.way]
             level.known[level.way] = replace(best, period=level.period)
-            if judged > enough * best.gain:
+            if judged > best.gain:
                 level.way = worked
         level.tried = self._most_promising(level, load)
 
     def _most_promising(self, level: Level, load: Load) -> Way | None:
-        """Of the other ways, if it promises more than the one at work brings."""
+        """Of the other ways, if it promises more than the one at work brings; clearly more where
+        that is plain decoding."""
         has_cores = self._has_cores()
         promises = {
             way: self._promise(way, level, load)
@@ -263,17 +272,18 @@ class Drafting:
             if has_cores or not way.needs_cores
         }
         best = max(promises, key=promises.__getitem__, default=None)
-        return best if best and promises[best] > level.known[level.way].gain else None
+        enough = level.known[level.way].gain * (level.better if level.way.is_plain else 1.0)
+        return best if best and promises[best] > enough else None
 
     def _promise(self, way: Way, level: Level, load: Load) -> float:
         if way.is_plain and way in level.known:
-            return _BETTER * replace(level.known[way], num_tries=_SURE).promise(level.period)
+            return level.better * replace(level.known[way], num_tries=_SURE).promise(level.period)
         plain = next((k.gain for w, k in level.known.items() if w.is_plain), 1.0)
         known = self._known(way, level)
         most = self._highest_gain(load)
         if way.drafters == "lookup":
             most = min(most, self._looked_up_gain(load))
-        highest = plain * most / _BETTER
+        highest = plain * most
         if known:
             hoped = min(known.promise(level.period), highest)
             return max(known.gain, hoped) if way in level.known else hoped

@@ -107,6 +107,22 @@ def test_a_busy_machine_is_not_blamed_on_plain_decoding() -> None:
     assert ways["none"] > 350
 
 
+@pytest.mark.parametrize(
+    ("num_running", "gain", "drafts"),
+    [(32, 1.05, True), (64, 1.05, False), (64, 1.12, True)],
+)
+def test_of_many_requests_drafts_have_to_win_clearly(
+    num_running: int, gain: float, drafts: bool
+) -> None:
+    rates: Rates = {"all": 100 * gain, "lookup": 50.0, "none": 100.0}
+    load = Load(num_running, num_running)
+    drafting = Drafting(WAYS, lambda _: 100.0)
+    play(drafting, rates, 2000, load)
+    ways, efficiency = play(drafting, rates, 2000, load)
+    assert (ways["all"] > 1800) == drafts
+    assert efficiency > (0.98 if drafts else 0.95 / gain)
+
+
 def test_before_the_first_request_nothing_is_learned() -> None:
     drafting = Drafting(WAYS, lambda _: 100.0)
     assert drafting.way(Load(0, 0)) == WAYS[0]
