@@ -19,8 +19,8 @@ What was tried nowhere promises what the cost of passes allows if drafting itsel
 hardly more than others of its like have brought; nor is more than that ever hoped for: under a load
 that leaves drafts nothing to win nobody is asked for any. What looking up alone would bring shows
 without a try: those that look up draft beside the others, and are right so and so often. Plain
-decoding is known to bring what its passes cost until it was at work, and is at work until something
-has shown to be better.
+decoding is known to bring what its passes cost until it was at work. It is at work until something
+has shown to be clearly better, and while it is, only what promises as much is tried.
 """
 
 from __future__ import annotations
