@@ -8,19 +8,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
 
-from services.verifier.batch import Job, Limits, Share, Verified
+from services.verifier.batch import Limits
 from services.verifier.drafting import Drafting, Load, Way
-from services.verifier.engine import UNUSUAL, Engine
-from services.verifier.forward import Passed
+from services.verifier.engine import Engine
 from services.verifier.pass_cost import PassCost, Shape
 from services.verifier.prefix_cache import PrefixCache
-from services.verifier.session import Session, Took
+from services.verifier.session import Session
 from shared.errors import ModelError
 from shared.generation import Sampling
 from shared.lm.decoder import Decoder, FloatArray, Row, load_decoder
@@ -315,49 +312,3 @@ async def test_what_prompts_share_is_computed_once(
     assert next_turn.num_reused_tokens == 48
     expected = decode_plainly(plain, next_turn.request.prompt, 20, GREEDY)
     assert expected == next_turn.tokens[next_turn.num_prompt_tokens :]
-
-
-def test_what_prompts_take_is_not_laid_to_drafting(
-    decoder: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of eight seconds, six sevenths are for the six tokens of a prompt."""
-    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(0, 8))
-    now, observed = 100.0, []
-    monkeypatch.setattr("services.verifier.engine.time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(engine._drafting, "observe", lambda *told: observed.append(told))
-    begun, other, prompt = session(1, 1), session(2, 1), session(3, 7)
-    drafts = [share_of(begun, [], 1), share_of(other, [], 1)]
-    read = share_of(prompt, None, 6)
-    with engine.seat(begun), engine.seat(other), engine.seat(prompt):
-        for shares, took_s, ended in (([read], 1.0, 100.0), ([*drafts, read], 8.0, 110.0)):
-            now = ended
-            tokens = [[5] if share.job.draft is not None else [] for share in shares]
-            took = Took(0.0, took_s, 0.0, 3)
-            engine._account(Load(2, 0), shares, Passed(tokens, [], [], [], took))
-    engine.close()
-    assert observed == [(Load(2, 0), 2, pytest.approx(10 - 8 * 6 / 7))]
-
-
-def test_what_befell_a_pass_is_not_laid_to_drafting(
-    decoder: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Buffers that grow, or a machine that others use for a while: ten times as long as usual."""
-    engine = Engine(decoder, COST, Limits(PREFILL_TOKENS, PREFILL_DELAY_S), PrefixCache(0, 8))
-    now, observed = 100.0, []
-    monkeypatch.setattr("services.verifier.engine.time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(engine._drafting, "observe", lambda *told: observed.append(told[2]))
-    one, other = session(1, 1), session(2, 1)
-    shares = [share_of(one, [], 1), share_of(other, [], 1)]
-    usual_s = COST.seconds(2)
-    with engine.seat(one), engine.seat(other):
-        for took_s in (usual_s, usual_s, 10 * usual_s):
-            now += took_s + 1.0
-            took = Took(0.0, took_s, 0.0, 2)
-            engine._account(Load(2, 0), shares, Passed([[5], [5]], [], [], [], took))
-    engine.close()
-    assert observed == [pytest.approx(1.0 + usual_s), pytest.approx(1.0 + UNUSUAL * usual_s)]
-
-
-def share_of(one: Session, draft: list[int] | None, count: int) -> Share:
-    job = Job(one, draft, (), cast("asyncio.Future[Verified]", SimpleNamespace()), 0.0)
-    return Share(job, 0, one.tokens[:count])
